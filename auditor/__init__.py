@@ -1,0 +1,30 @@
+"""memaudit: the flight recorder, examiner and microscope for what PyTorch training remembers.
+
+The public names are imported lazily, so that reading evidence never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from auditor.adapters.explicit import record
+    from auditor.errors import MemauditError
+    from auditor.adapters.explicit import Run
+
+__version__ = "0.1.0"
+__all__ = ["MemauditError", "Run", "__version__", "record"]
+
+_HOMES = {
+    "record": "auditor.adapters.explicit",
+    "Run": "auditor.adapters.explicit",
+    "MemauditError": "auditor.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'auditor' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""The ground floor: files, digests and formats. NumPy at most, never torch."""

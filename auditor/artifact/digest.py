@@ -1,0 +1,106 @@
+"""The tensor digest ``xxh3-128-tree-1`` (docs/run-directory.md), in NumPy.
+
+XXH3-128 is fast and not collision-resistant: digests locate and compare. Evidence stands on SHA-256.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from auditor.artifact.canonical import canonical_bytes
+
+ALGORITHM = "xxh3-128-tree-1"
+CHUNK_BYTES = 1 << 20
+DIGEST_BYTES = 16
+
+_BIG_ENDIAN = sys.byteorder == "big"
+
+
+def header(name: str, dtype: str, shape: Sequence[int]) -> bytes:
+    """Return what binds a tensor's name, dtype and shape into its digest: canonical JSON and a zero byte."""
+    return canonical_bytes([name, dtype, [int(size) for size in shape]]) + b"\0"
+
+
+def digest_with_header(prefix: bytes, data: memoryview | bytes) -> bytes:
+    """Return the tensor digest of ``data`` (logical order, little-endian, contiguous) under a ready header."""
+    hasher = xxhash.xxh3_128(prefix)
+    size = len(data)
+    if 0 < size <= CHUNK_BYTES:
+        hasher.update(xxhash.xxh3_128_digest(data))
+    else:
+        view = memoryview(data)
+        for start in range(0, size, CHUNK_BYTES):
+            hasher.update(xxhash.xxh3_128_digest(view[start : start + CHUNK_BYTES]))
+    return hasher.digest()
+
+
+def tensor_digest(name: str, dtype: str, shape: Sequence[int], data: memoryview | bytes) -> bytes:
+    """Return the 16-byte digest of one tensor.
+
+    Parameters
+    ----------
+    name
+        The tensor's path below its source.
+    dtype
+        torch's name without ``torch.``: ``float32``, ``bfloat16``, ``bool``, …
+    shape
+        The sizes; ``()`` for a scalar.
+    data
+        The elements in logical (C) order, little-endian, as bytes: a ``memoryview`` of format ``B`` or ``bytes``.
+    """
+    return digest_with_header(header(name, dtype, shape), data)
+
+
+def array_digest(name: str, array: np.ndarray[Any, Any]) -> bytes:
+    """Return the digest of a NumPy array, whatever its strides and byte order, under its dtype's torch name."""
+    return tensor_digest(name, str(array.dtype.newbyteorder("=")), array.shape, array_bytes(array))
+
+
+def array_bytes(array: np.ndarray[Any, Any]) -> memoryview:
+    """Return an array's elements as contiguous little-endian bytes in C order; copies only where it must."""
+    contiguous = np.ascontiguousarray(array)
+    if contiguous.dtype.byteorder == ">" or (contiguous.dtype.byteorder == "=" and _BIG_ENDIAN):
+        contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
+    return memoryview(contiguous.reshape(-1).view(np.uint8))
+
+
+def source_digest(leaves: Mapping[str, bytes], values: Any = None) -> bytes:
+    """Return the digest of a memory source: its tensors' digests in the order of their paths, then its values.
+
+    ``values`` is canonical-JSON-ready; None stands for a source that has none.
+    """
+    hasher = xxhash.xxh3_128()
+    for path in sorted(leaves):
+        hasher.update(leaves[path])
+    if values is not None:
+        hasher.update(canonical_bytes(values))
+    return hasher.digest()
+
+
+def digest_text(digest: bytes) -> str:
+    """Return a 16-byte digest as 22 characters of unpadded base64url."""
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def digest_bytes(text: str) -> bytes:
+    """Undo :func:`digest_text`, strictly.
+
+    Raises
+    ------
+    ValueError
+        If ``text`` is not the one way to write a digest.
+    """
+    try:
+        digest = base64.b64decode(text + "==", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"not a digest: {text!r}") from error
+    if len(digest) != DIGEST_BYTES or digest_text(digest) != text:
+        raise ValueError(f"not a digest: {text!r}")
+    return digest

@@ -1,0 +1,1 @@
+"""What an intervention did, and how far that can be believed: distances, paired inference, rows of an estimate."""

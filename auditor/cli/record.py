@@ -1,0 +1,104 @@
+"""``memaudit record``: run a training under the recorder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from auditor.errors import MemauditError, NothingToAuditError
+
+
+@click.command(
+    "record",
+    epilog="The exit status is that of the command.",
+    context_settings={"ignore_unknown_options": False},
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory to make; the script's own by default.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed every stream before the script's first line.")
+@click.option("--anchor-every", type=click.IntRange(1), metavar="N", help="Steps between anchors inside a pass.")
+@click.option("--leaves-every", type=click.IntRange(1), metavar="N", help="Steps between per-tensor digests.")
+@click.option("--order", type=click.Choice(["ids", "hash"]), help="Keep sample ids, or only their hashes.")
+@click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- PYTHON FILE [ARG]…")
+def command(
+    out: Path | None,
+    seed: int | None,
+    anchor_every: int | None,
+    leaves_every: int | None,
+    order: str | None,
+    key: Path | None,
+    command: tuple[str, ...],
+) -> None:
+    """Run a training under the recorder.
+
+    \b
+    Examples:
+      memaudit record -- python train.py
+      memaudit record --out runs/a --seed 7 -- python train.py --epochs 3
+
+    The script records itself with `auditor.record(…)`; this command decides directory, seed and anchors without a
+    change to it. Scripts without these lines cannot be recorded yet.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MemauditError(
+            "the run directory exists and is not empty",
+            where=str(out),
+            next_step="name another directory with --out, or remove this one",
+        )
+    settings = {
+        "MEMAUDIT_OUT": None if out is None else str(out.resolve()),
+        "MEMAUDIT_SEED": seed,
+        "MEMAUDIT_ANCHOR_EVERY": anchor_every,
+        "MEMAUDIT_LEAVES_EVERY": leaves_every,
+        "MEMAUDIT_ORDER": order,
+        "MEMAUDIT_KEY": None if key is None else str(key.resolve()),
+    }
+    given = {name: str(value) for name, value in settings.items() if value is not None}
+    with tempfile.TemporaryDirectory(prefix="memaudit-") as scratch:
+        note = Path(scratch) / "runs"
+        status = _run(list(command), {**given, "MEMAUDIT_NOTE": str(note)})
+        runs = note.read_text("utf-8").splitlines() if note.exists() else []
+    for run in runs:
+        shown = os.path.relpath(run)
+        click.echo(f"recorded {shown if len(shown) < len(run) else run}", err=True)
+        click.echo(f"next: memaudit verify {shown if len(shown) < len(run) else run}", err=True)
+    if not runs and status == 0:
+        if os.environ.get("MEMAUDIT", "").lower() == "off":
+            click.echo("memaudit: MEMAUDIT=off, nothing was recorded", err=True)
+        else:
+            raise NothingToAuditError(
+                "nothing was recorded",
+                where=" ".join(command),
+                why="the program ended well and never entered auditor.record(…)",
+                next_step="add memaudit's lines to its loop (README, “Your own loop”)",
+            )
+    sys.exit(status)
+
+
+def _run(command: list[str], settings: dict[str, str]) -> int:
+    """Run the command as it stands, with the recorder's settings in its environment; return its exit status."""
+    from auditor.adapters.startup import environment_for
+
+    program = shutil.which(command[0])
+    if program is None and command[0] in ("python", "python3"):
+        program = sys.executable
+    if program is None:
+        raise MemauditError(
+            f"there is no program {command[0]!r}", next_step="write the command after --, for example: -- python train.py"
+        )
+    process = subprocess.Popen([program, *command[1:]], env=environment_for(settings))
+    while True:
+        try:
+            status = process.wait()
+            break
+        except KeyboardInterrupt:
+            # The terminal sent it to the training too; it decides what to do with it.
+            process.send_signal(signal.SIGINT)
+    return 128 - status if status < 0 else status

@@ -1,0 +1,1 @@
+"""Where two runs part: the first step and memory source at which their traces differ."""

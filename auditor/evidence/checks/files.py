@@ -1,0 +1,115 @@
+"""The closed world: every file is listed and as it was signed, and nothing else lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.artifact.run_directory import MANIFEST, DirectoryError
+from auditor.evidence.examination import Examination
+from auditor.findings.evidence import Confidence, Evidence, Level
+from auditor.findings.finding import Claim, Finding
+from auditor.findings.formats.text import count
+from auditor.findings.rules import Rule, register
+
+
+def check(examined: Examination) -> Iterator[Finding | Claim]:
+    """Yield every file that is changed, gone, added or no file at all; or the claim that all is as signed."""
+    for entry in examined.inventory.irregular:
+        yield IRREGULAR.finding(
+            entry.path, f"a {entry.kind} lies in the directory", hint="remove it, or ask what it is for"
+        )
+    manifest = examined.manifest
+    if manifest is None:
+        return
+    present = {path for path in examined.inventory.files if path != MANIFEST}
+    missing, extra, changed = sorted(set(manifest.subjects) - present), sorted(present - set(manifest.subjects)), 0
+    hashes: dict[str, str] = {}
+    for path in sorted(present & set(manifest.subjects)):
+        try:
+            hashes[path] = examined.inventory.open(path).sha256
+        except DirectoryError as error:
+            changed += 1
+            yield CHANGED.finding(path, f"a signed file cannot be read: {error.why or error.what}")
+            continue
+        if hashes[path] != manifest.subjects[path]:
+            changed += 1
+            yield CHANGED.finding(
+                path,
+                "a file is not the one that was signed",
+                hint="get this file again from whoever signed the directory",
+                expected=manifest.subjects[path],
+                found=hashes[path],
+            )
+    by_hash = {sha256: path for path, sha256 in manifest.subjects.items()}
+    for path in missing:
+        yield GONE.finding(path, "a signed file is missing", hint="get the whole directory again")
+    for path in extra:
+        twin = by_hash.get(examined.inventory.open(path).sha256) if missing else None
+        message = f"a file was added; its content is that of {twin}" if twin else "a file that nobody signed was added"
+        yield ADDED.finding(path, message, hint="remove it, or ask for a manifest that lists it")
+    if not (missing or extra or changed or examined.inventory.irregular) and examined.has_good_signature:
+        yield Claim(
+            "every file is the one that was signed",
+            Evidence.PROVED,
+            MANIFEST,
+            f"{count(len(hashes), 'file')}, SHA-256 recomputed; no other file lies there",
+        )
+
+
+CHANGED = register(
+    Rule(
+        "MA801",
+        "a file is not the one that was signed",
+        Level.ERROR,
+        Confidence.CERTAIN,
+        Evidence.CONTRADICTED,
+        "The SHA-256 of every file equals the one in the signed manifest.",
+        "What is here is not what was vouched for: damaged in transit, or changed.",
+        "Get the file again from whoever signed the directory.",
+        "evidence",
+        check,
+    )
+)
+GONE = register(
+    Rule(
+        "MA802",
+        "a signed file is missing",
+        Level.ERROR,
+        Confidence.CERTAIN,
+        Evidence.MISSING,
+        "Every file that the manifest lists is there.",
+        "What is withheld cannot be checked, and leaving it out changes what the rest seems to say.",
+        "Get the whole directory again.",
+        "evidence",
+        check,
+    )
+)
+ADDED = register(
+    Rule(
+        "MA803",
+        "a file was added",
+        Level.ERROR,
+        Confidence.CERTAIN,
+        Evidence.CONTRADICTED,
+        "Nothing lies in the directory that the manifest does not list; dotfiles, `.git` and empty files count.",
+        "A reader takes everything in a signed directory for signed.",
+        "Remove it.",
+        "evidence",
+        check,
+    )
+)
+IRREGULAR = register(
+    Rule(
+        "MA804",
+        "something that is no regular file",
+        Level.ERROR,
+        Confidence.CERTAIN,
+        Evidence.CONTRADICTED,
+        "The directory holds regular files only: no link, device, fifo, socket, empty directory or "
+        "name that is not UTF-8.",
+        "A link leads out of what was signed, and the others have no content that could be signed.",
+        "Remove it, or put the file itself in its place before signing.",
+        "evidence",
+        check,
+    )
+)

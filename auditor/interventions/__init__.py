@@ -1,0 +1,1 @@
+"""Named changes to memory sources, one file per kind of source."""

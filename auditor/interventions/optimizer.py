@@ -1,0 +1,91 @@
+"""Interventions on an optimizer's state: ``optimizer`` (all slots) and ``optimizer.<slot>``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from auditor.interventions.intervention import Intervention, NotApplicable
+from auditor.state.census import Watched
+from auditor.state.optimizer import SlotSource
+from auditor.state.source import Source
+
+# Slots that these optimizers fill only when there is something to fill them with; a new optimizer has none.
+_ABSENT_WHEN_NEW = {("SGD", "momentum_buffer")}
+
+# Optimizers that fill every slot of a parameter at its first step, with zeros.
+_ZEROS_WHEN_NEW = frozenset({"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adadelta"})
+
+
+class ResetOptimizer(Intervention):
+    """Forget an optimizer's buffers; weights, learning rate, momentum coefficient and schedule go on.
+
+    ``how=clear`` (the default) leaves the state a new optimizer would have: SGD's next momentum buffer is then the
+    next gradient, whole; Adam's bias correction starts anew where ``optimizer`` is cleared as a whole.
+    ``how=zero`` fills the moments with zeros and keeps counters (``step``): with dampening d the next momentum buffer
+    is (1 - d) times the gradient, and Adam's next update is not corrected for bias.
+
+    This is the causal break of "Process-Tensor Tomography of SGD" (arXiv 2601.16563): weights stay, buffers go.
+    A reset also makes the next step shorter, so on its own it confounds "no memory" with "a smaller step".
+    """
+
+    action = "reset"
+    parameters: ClassVar[dict[str, tuple[str, ...]]] = {"how": ("clear", "zero")}
+
+    def targets(self, watched: Watched) -> list[Source]:
+        """Return the slots that are there: one, or all of the optimizer's."""
+        head, dot, slot = self.source.partition(".")
+        found: list[Source] = [
+            source
+            for source in watched.sources()
+            if isinstance(source, SlotSource)
+            and source.name.partition(".")[0] == head
+            and (not dot or source.slot == slot)
+        ]
+        if not found:
+            raise NotApplicable(f"the optimizer keeps no {slot or 'state'} at this step")
+        return found
+
+    def change(self, sources: list[Source]) -> None:
+        """Clear or zero the slots."""
+        slots = [source for source in sources if isinstance(source, SlotSource)]
+        if self.arguments["how"] == "zero":
+            _zero(slots)
+        elif "." in self.source:
+            _clear_slots(slots)
+        else:
+            for source in slots:
+                source.watched.optimizer.state.clear()
+
+
+def _zero(slots: list[SlotSource]) -> None:
+    for source in slots:
+        if source.slot == "step" and len(slots) > 1:
+            continue
+        for tensor in source.read().tensors.values():
+            with torch.no_grad():
+                tensor.zero_()
+
+
+def _clear_slots(slots: list[SlotSource]) -> None:
+    for source in slots:
+        optimizer = source.watched.optimizer
+        kind = type(optimizer).__name__
+        if (kind, source.slot) not in _ABSENT_WHEN_NEW and kind not in _ZEROS_WHEN_NEW:
+            raise NotApplicable(
+                f"what a new {kind} starts its {source.slot} with is not known; use how=zero, or reset optimizer as a whole"
+            )
+    for source in slots:
+        optimizer = source.watched.optimizer
+        for _, parameter in source.watched.parameters():
+            state = optimizer.state.get(parameter)
+            if state is None or source.slot not in state:
+                continue
+            if (type(optimizer).__name__, source.slot) in _ABSENT_WHEN_NEW:
+                del state[source.slot]
+            elif isinstance(state[source.slot], torch.Tensor):
+                with torch.no_grad():
+                    state[source.slot].zero_()
+            else:
+                state[source.slot] = 0

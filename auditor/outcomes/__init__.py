@@ -1,0 +1,1 @@
+"""What is measured on probes, without consuming a stream or changing a mode."""

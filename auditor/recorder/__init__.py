@@ -1,0 +1,1 @@
+"""What is watched while training runs: steps, passes, random streams, data order, environment; and a cell's work."""

@@ -1,0 +1,277 @@
+"""The walk through a data loader: which sample ids were consumed, what a batch held, and drawing the rest anew."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+Batch = Any
+Ids = list[int] | None
+
+
+def policy_of(loader: Any) -> dict[str, Any]:
+    """Return the order contract of a loader or iterable, as it stands in ``pass`` events (docs/run-directory.md)."""
+    if not isinstance(loader, DataLoader):
+        return {
+            "sampler": type(loader).__qualname__,
+            "kind": "other",
+            "replacement": False,
+            "drop_last": False,
+            "batch_size": None,
+            "length": None,
+        }
+    if isinstance(loader.dataset, IterableDataset):
+        return _policy("IterableDataset", "other", False, loader, None)
+    batch_sampler = loader.batch_sampler
+    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
+        return _policy(type(batch_sampler).__qualname__, "batches", False, loader, None)
+    sampler: Any = loader.sampler if batch_sampler is None else batch_sampler.sampler
+    length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
+    name = type(sampler).__qualname__
+    if type(sampler) is RandomSampler:
+        length = len(sampler.data_source)
+        exact = sampler.replacement or sampler.num_samples == length
+        kind = "replacement" if sampler.replacement else "shuffled" if exact else "other"
+        return _policy(name, kind, sampler.replacement, loader, length)
+    if type(sampler) is SequentialSampler:
+        return _policy(name, "sequential", False, loader, length)
+    if type(sampler) is WeightedRandomSampler:
+        return _policy(name, "replacement" if sampler.replacement else "other", sampler.replacement, loader, length)
+    return _policy(name, "other", False, loader, length)
+
+
+def _policy(
+    sampler: str, kind: str, replacement: bool, loader: DataLoader[Any], length: int | None
+) -> dict[str, Any]:
+    inner = loader.batch_sampler
+    return {
+        "sampler": sampler,
+        "kind": kind,
+        "replacement": replacement,
+        "drop_last": bool(getattr(inner, "drop_last", loader.drop_last)),
+        "batch_size": getattr(inner, "batch_size", loader.batch_size),
+        "length": length,
+    }
+
+
+class _Tap:
+    """Stands in for a loader's (batch) sampler during one walk and notes each index list as it is drawn."""
+
+    def __init__(self, inner: Any, walk: Walk) -> None:
+        self._inner = inner
+        self._walk = walk
+
+    def __iter__(self) -> _TapIterator:
+        self._walk.drawing = _TapIterator(self._inner, self._walk)
+        return self._walk.drawing
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _TapIterator:
+    """Draws from the sampler exactly when the loader asks, not a list earlier."""
+
+    def __init__(self, inner: Any, walk: Walk) -> None:
+        self._walk = walk
+        self._started = walk.redrawn is not None
+        self.source: Iterator[Any] = iter(inner if walk.redrawn is None else walk.redrawn)
+
+    def start(self) -> None:
+        """Draw and drop what is to be skipped; the loader's first draw does it too."""
+        if self._started:
+            return
+        self._started = True
+        self._walk.before_first_draw()
+        for _ in range(self._walk.skip):
+            self._walk.delivered += _as_list(next(self.source)) or []
+
+    def __iter__(self) -> _TapIterator:
+        return self
+
+    def __next__(self) -> Any:
+        self.start()
+        indices = next(self.source)
+        self._walk.drawn.append(_as_list(indices))
+        return indices
+
+
+class Walk:
+    """One pass through a loader.
+
+    Parameters
+    ----------
+    loader
+        The user's loader. During the walk its (batch) sampler is replaced by one that notes what is drawn; it draws
+        the same, at the same moments.
+    skip
+        How many index lists to draw and drop without fetching: the position of an anchor in the middle of a pass.
+    before_first_draw
+        Called when the first index list is about to be drawn; streams are read or set there (a shuffled order is
+        drawn at that moment, not when the walk begins).
+    """
+
+    def __init__(
+        self, loader: Any, *, skip: int = 0, before_first_draw: Callable[[], None] = lambda: None
+    ) -> None:
+        self.loader = loader
+        self.policy = policy_of(loader)
+        self.has_ids = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        self.skip = skip
+        self.before_first_draw = before_first_draw
+        self.drawing: _TapIterator | None = None
+        self.drawn: deque[list[int] | None] = deque()
+        self.delivered: list[int] = []
+        self.redrawn: list[Any] | None = None
+        if self.has_ids:
+            self._slot = "sampler" if loader.batch_sampler is None else "batch_sampler"
+            self._original = loader.__dict__[self._slot]
+            # Through __dict__: the loader refuses assignments to these names after it is built.
+            loader.__dict__[self._slot] = _Tap(self._original, self)
+        else:
+            before_first_draw()
+        self._iterator = self._start()
+
+    def _start(self) -> Iterator[Batch]:
+        persistent = getattr(self.loader, "_iterator", None)
+        if self.has_ids and persistent is not None:
+            # Persistent workers keep their iterator, and it the sampler it was built with.
+            persistent._index_sampler = self.loader.__dict__[self._slot]
+        return iter(self.loader)
+
+    def draw(self) -> tuple[Batch, Ids]:
+        """Return the next batch and its sample ids (None where there are none).
+
+        Raises
+        ------
+        StopIteration
+            When the pass is over.
+        """
+        batch = next(self._iterator)
+        ids = self.drawn.popleft() if self.has_ids else None
+        if ids is not None:
+            self.delivered += ids
+        return batch, ids
+
+    def fast_forward(self) -> None:
+        """Draw the index lists to skip now, not at the next batch (with workers it has happened already)."""
+        if self.drawing is not None:
+            self.drawing.start()
+
+    def redraw(self, rekey: Callable[[], None]) -> str | None:
+        """Discard what was drawn but not delivered, re-key the streams, and draw the rest of the pass anew.
+
+        Without replacement the rest comes from the ids that remain in the pass, with replacement from all. A fixed
+        order stays. Returns why the order was kept, or None if it was drawn anew or has nothing random in it.
+        """
+        kept: list[Any] | None = None
+        reason: str | None = None
+        if not self.has_ids:
+            rekey()
+            return f"{self.policy['sampler']} gives no sample ids; its order was kept"
+        sampler = _stock_sampler(self.loader, self._original)
+        if sampler is None:
+            kept = [*self.drawn, *(self.drawing.source if self.drawing else ())]
+            reason = f"{self.policy['sampler']} is not a sampler whose draws memaudit knows; its order was kept"
+        rekey()
+        if kept is None:
+            ids = _redrawn(sampler, Counter(self.delivered), len(self.delivered))
+            kept = ids if self._slot == "sampler" else _batched(ids, self.policy)
+        self.drawn.clear()
+        self.redrawn = kept
+        del self._iterator
+        self._iterator = self._start()
+        return reason
+
+    def close(self) -> None:
+        """Give the loader its own sampler back."""
+        if self.has_ids:
+            self.loader.__dict__[self._slot] = self._original
+
+
+def _as_list(indices: Any) -> list[int] | None:
+    """Return the sample ids of one draw, or None where a sampler gives keys that are not integers."""
+    try:
+        return [int(index) for index in indices] if hasattr(indices, "__iter__") else [int(indices)]
+    except (TypeError, ValueError):
+        return None
+
+
+def _stock_sampler(loader: DataLoader[Any], original: Any) -> Any:
+    """Return the loader's sampler if its draws are known and batched by the stock BatchSampler, else None."""
+    if loader.batch_sampler is None:
+        sampler = original
+    elif type(original) is BatchSampler:
+        sampler = original.sampler
+    else:
+        return None
+    known = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+    return sampler if type(sampler) in known else None
+
+
+def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> list[int]:
+    """Return the ids of the rest of the pass, drawn anew as the sampler itself would draw them.
+
+    ``delivered`` counts the ids that were consumed in this pass, ``count`` is their number.
+    """
+    if type(sampler) is SequentialSampler:
+        return list(range(count, len(sampler.data_source)))
+    generator = _drawing_generator(sampler)
+    if type(sampler) is SubsetRandomSampler:
+        remaining = [index for index in sampler.indices if not delivered[index]]
+        return [remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist()]
+    wanted = sampler.num_samples - count
+    if type(sampler) is WeightedRandomSampler:
+        weights = sampler.weights.clone()
+        if not sampler.replacement:
+            weights[list(delivered)] = 0.0
+        return torch.multinomial(weights, wanted, sampler.replacement, generator=generator).tolist() if wanted else []
+    length = len(sampler.data_source)
+    if sampler.replacement:
+        return torch.randint(high=length, size=(wanted,), dtype=torch.int64, generator=generator).tolist()
+    return _shuffled_rest(length, wanted, delivered, count, generator)
+
+
+def _shuffled_rest(
+    length: int, wanted: int, delivered: Counter[int], count: int, generator: torch.Generator
+) -> list[int]:
+    """Return ``wanted`` ids: first those missing from the permutation in progress, then whole new permutations."""
+    rounds = count // length
+    remaining = [index for index in range(length) if delivered[index] <= rounds]
+    result = [remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist()]
+    while len(result) < wanted:
+        result += torch.randperm(length, generator=generator).tolist()
+    return result[:wanted]
+
+
+def _drawing_generator(sampler: Any) -> torch.Generator:
+    """Return the sampler's own generator, or a new one seeded from torch's stream, as RandomSampler does."""
+    if sampler.generator is not None:
+        own: torch.Generator = sampler.generator
+        return own
+    generator = torch.Generator()
+    generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+    return generator
+
+
+def _batched(ids: list[int], policy: dict[str, Any]) -> list[list[int]]:
+    size = policy["batch_size"]
+    batches = [ids[start : start + size] for start in range(0, len(ids), size)]
+    if policy["drop_last"] and batches and len(batches[-1]) < size:
+        batches.pop()
+    return batches

@@ -1,0 +1,108 @@
+"""What a recording was asked for: by the call, and by the command line, which takes precedence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from auditor.errors import MemauditError
+
+OFF = "MEMAUDIT"
+OUT = "MEMAUDIT_OUT"
+SEED = "MEMAUDIT_SEED"
+ANCHOR_EVERY = "MEMAUDIT_ANCHOR_EVERY"
+LEAVES_EVERY = "MEMAUDIT_LEAVES_EVERY"
+ORDER = "MEMAUDIT_ORDER"
+KEY = "MEMAUDIT_KEY"
+NOTE = "MEMAUDIT_NOTE"
+CELL = "MEMAUDIT_CELL"
+CELL_RUN = "MEMAUDIT_CELL_RUN"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One recording's settings, the command line's already taken into account."""
+
+    out: Path
+    """The run directory to be made."""
+    seed: int | None
+    """What every stream is seeded with where ``record`` is entered; None leaves them alone."""
+    seeded_by: str
+    """Who asked for that seed, in words, for the contract."""
+    anchor_every: int | None
+    """Steps between anchors inside a pass; None for anchors at passes' starts only."""
+    leaves_every: int | None
+    """Steps between per-tensor digests; None for anchors only."""
+    order: Literal["ids", "hash"]
+    """Whether sample ids are kept, or only their hashes."""
+    key: Path | None
+    """The private key to sign with; None for the default one."""
+    seal_every: int = 100
+    """Steps between signatures over the trace so far."""
+
+    @classmethod
+    def resolve(
+        cls,
+        out: str | os.PathLike[str],
+        *,
+        seed: int | None,
+        anchor_every: int | None,
+        leaves_every: int | None,
+        order: str,
+        key: str | os.PathLike[str] | None,
+    ) -> Settings:
+        """Merge the call's arguments with the command line's, which reach the script through its environment.
+
+        Raises
+        ------
+        MemauditError
+            If a value makes no sense.
+        """
+        environment = os.environ
+        wanted = environment.get(ORDER, order)
+        if wanted not in ("ids", "hash"):
+            raise MemauditError(f"order={wanted!r} is not known", next_step="use 'ids' or 'hash'")
+        commanded = environment.get(SEED)
+        final_seed = int(commanded) if commanded is not None else seed
+        if final_seed is not None and not 0 <= final_seed < 2**63:
+            raise MemauditError(f"seed {final_seed} is out of range", next_step="use 0 to 2^63 - 1")
+        named_key = environment.get(KEY) or key
+        return cls(
+            out=Path(environment.get(OUT) or out),
+            seed=final_seed,
+            seeded_by="memaudit record --seed" if commanded is not None else "auditor.record(seed=…)",
+            anchor_every=_positive(environment.get(ANCHOR_EVERY), anchor_every, "anchor_every"),
+            leaves_every=_positive(environment.get(LEAVES_EVERY), leaves_every, "leaves_every"),
+            order="hash" if wanted == "hash" else "ids",
+            key=None if named_key is None else Path(named_key),
+        )
+
+
+def _positive(commanded: str | None, called: int | None, name: str) -> int | None:
+    value = int(commanded) if commanded is not None else called
+    if value is not None and value < 1:
+        raise MemauditError(f"{name} is {value}", why="it counts steps", next_step="use a number of at least 1")
+    return value
+
+
+def is_off() -> bool:
+    """Return whether ``MEMAUDIT=off`` asks every call to do nothing but the seeding."""
+    return os.environ.get(OFF, "").lower() == "off"
+
+
+def program() -> dict[str, Any]:
+    """Return the program that runs: ``{path, sha256, argv}``; path and hash are null in an interactive session."""
+    import hashlib
+
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is None or not Path(file).is_file():
+        return {"path": None, "sha256": None, "argv": list(sys.argv[1:])}
+    return {
+        "path": os.fspath(file),
+        "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
+        "argv": list(sys.argv[1:]),
+    }

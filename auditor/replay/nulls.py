@@ -1,0 +1,76 @@
+"""What must hold before any arm is believed: the fidelity gate, the carry/carry null, and units that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from auditor.compare.divergence import first_divergence
+from auditor.errors import InconclusiveError
+from auditor.evidence.run_view import RunView, Step, resolve_steps
+from auditor.evidence.trace_reader import read_trace
+from auditor.replay.cells import Cell, CellStore
+
+
+def gate_verdict(run: RunView, store: CellStore, gate: Cell) -> dict[str, Any]:
+    """Compare the gate cell, which ran on with the recorded streams, with the recording, bit for bit.
+
+    Returns ``{verdict, steps, numerics, first}`` (docs/study.md); ``steps`` counts steps equal in every digest.
+    """
+    replayed = cell_steps(store, gate)
+    begin = gate.description["anchor"]["step"]
+    end = gate.description["fork"]["at"] + max(gate.description["horizons"])
+    recorded = [step for step in run.steps() if begin < step.step <= end]
+    first, equal = first_divergence(recorded, replayed)
+    same = store.result(gate)["numerics"] == run.environment["numerics"]
+    return {
+        "verdict": "passed" if first is None else "failed",
+        "steps": equal,
+        "numerics": "same" if same else "different",
+        "first": None if first is None else {"step": first.step, "source": first.source},
+    }
+
+
+def carry_null(store: CellStore, one: Cell, two: Cell) -> dict[str, Any]:
+    """Compare two runs of the control for the same unit, bit for bit; return ``{name, verdict, message}``."""
+    first, equal = first_divergence(cell_steps(store, one), cell_steps(store, two))
+    if first is None:
+        results = [store.result(cell) for cell in (one, two)]
+        if results[0]["horizons"] == results[1]["horizons"]:
+            return {"name": "carry/carry", "verdict": "passed", "message": f"{equal} steps are equal in every digest"}
+        message = "every digest is equal, and the outcomes are not"
+    else:
+        message = f"they part at step {first.step} in {first.source}: the program does not repeat itself here"
+    return {"name": "carry/carry", "verdict": "failed", "message": message}
+
+
+def check_units_differ(store: CellStore, carries: Sequence[Cell]) -> None:
+    """Refuse units whose streams are the same: one unit counted twice makes every interval too narrow.
+
+    Raises
+    ------
+    InconclusiveError
+        If two units have equal streams after their first step.
+    """
+    seen: dict[tuple[tuple[str, str | None], ...], int | None] = {}
+    for cell in carries:
+        steps = [step for step in cell_steps(store, cell) if step.step > cell.description["fork"]["at"]]
+        state = tuple(sorted(steps[0].streams.items()))
+        if state in seen:
+            raise InconclusiveError(
+                f"units {seen[state]} and {cell.unit} have the same random streams",
+                why="the program seeds its streams itself after the fork, or draws from none",
+                next_step="take fixed seeding out of the training loop, and record again",
+            )
+        seen[state] = cell.unit
+
+
+def desynchronised(store: CellStore, arm: Cell, carry: Cell) -> list[str]:
+    """Return the streams that an arm left in another state than its control: it drew differently."""
+    one, two = cell_steps(store, arm)[-1].streams, cell_steps(store, carry)[-1].streams
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def cell_steps(store: CellStore, cell: Cell) -> list[Step]:
+    """Return a cell's steps, digests resolved."""
+    return list(resolve_steps(read_trace(store.trace(cell)).events))

@@ -1,0 +1,49 @@
+"""The recorded program: where it is, whether it is still the one that was recorded, and how it is started."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from auditor.errors import MemauditError
+from auditor.evidence.run_view import RunView
+from auditor.replay.executors.worker import Launch
+
+
+def launch_of(run: RunView) -> Launch:
+    """Return how to start a run's program.
+
+    Raises
+    ------
+    MemauditError
+        If it is not there, was changed since, or was not started as ``python FILE``.
+    """
+    program = run.environment["program"]
+    if program["path"] is None or program["module"] is not None:
+        raise MemauditError(
+            "this run's program cannot be started again",
+            where=str(run.path),
+            why="it was recorded in an interactive session or with python -m; replay starts `python FILE`",
+            next_step="record it as `memaudit record --out RUN -- python FILE …`",
+        )
+    recorded = Path(program["cwd"])
+    cwd = recorded if recorded.is_dir() else Path.cwd()
+    script = cwd / program["path"]
+    if not script.is_file():
+        raise MemauditError(
+            "the recorded program is not here",
+            where=str(script),
+            next_step=f"put {program['path']} (SHA-256 {program['sha256'][:16]}…) there, or replay in its directory",
+        )
+    found = hashlib.sha256(script.read_bytes()).hexdigest()
+    if found != program["sha256"]:
+        raise MemauditError(
+            "the program is not the one that was recorded",
+            where=str(script),
+            why=f"its SHA-256 is {found[:16]}…, recorded {program['sha256'][:16]}…",
+            next_step="restore the recorded version, or record this one",
+        )
+    environment = {"MEMAUDIT_CELL_RUN": str(run.path.resolve())}
+    if run.start["seed"] is not None:
+        environment["MEMAUDIT_SEED"] = run.start["seed"]
+    return Launch(str(script), list(program["argv"]), str(cwd), environment)

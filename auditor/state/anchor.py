@@ -1,0 +1,126 @@
+"""Anchors: every memory source and stream at one moment, written without pickle and read back exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from auditor.artifact.canonical import write_atomically, write_canonical
+from auditor.artifact.strict_json import parse_canonical
+from auditor.errors import MemauditError
+from auditor.state.source import Reading
+from auditor.state.tensors import logical
+
+FORMAT = "anchor-1"
+TENSORS_FILE = "tensors.safetensors"
+VALUES_FILE = "values.json"
+
+
+class Snapshot:
+    """Copies of the state at one moment, safe while training goes on.
+
+    ``sources`` and ``streams`` map names to readings whose tensors are contiguous CPU copies; ``place`` says where in
+    the program the moment is (step, pass, epoch, position, at, enter); ``modes`` and ``loader`` go into values.json.
+    """
+
+    def __init__(
+        self,
+        place: dict[str, Any],
+        sources: Mapping[str, Reading],
+        streams: Mapping[str, Reading],
+        modes: dict[str, list[str]],
+        loader: dict[str, Any] | None = None,
+        loader_tensors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.place = place
+        self.sources = {name: copied(reading) for name, reading in sources.items()}
+        self.streams = {name: copied(reading) for name, reading in streams.items()}
+        self.modes = modes
+        self.loader = loader
+        self.loader_tensors = dict(loader_tensors or {})
+
+    def write(self, directory: Path) -> dict[str, str]:
+        """Write the anchor's two files into ``directory`` (which appears whole or not at all).
+
+        Returns the SHA-256 of each file by its name.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for name, reading in self.sources.items():
+            tensors.update({f"{name}/{path}": tensor for path, tensor in reading.tensors.items()})
+        for name, reading in self.streams.items():
+            tensors.update({f"stream.{name}/{path}": tensor for path, tensor in reading.tensors.items()})
+        tensors.update({f"loader/{path}": tensor for path, tensor in self.loader_tensors.items()})
+        values = {
+            "format": FORMAT,
+            **self.place,
+            "sources": {name: reading.values for name, reading in self.sources.items()},
+            "streams": {name: reading.values for name, reading in self.streams.items()},
+            "modes": self.modes,
+            "loader": self.loader,
+        }
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        temporary.mkdir(parents=True)
+        data = save(tensors)
+        write_atomically(temporary / TENSORS_FILE, data)
+        text = write_canonical(temporary / VALUES_FILE, values)
+        temporary.replace(directory)
+        return {TENSORS_FILE: hashlib.sha256(data).hexdigest(), VALUES_FILE: hashlib.sha256(text).hexdigest()}
+
+
+class Anchor:
+    """An anchor read back: readings by source and stream, and where in the program it was taken."""
+
+    def __init__(self, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        self.values = values
+        grouped: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            owner, _, path = name.partition("/")
+            grouped.setdefault(owner, {})[path] = tensor
+        self.sources = {
+            name: Reading(grouped.get(name, {}), rest) for name, rest in values["sources"].items()
+        }
+        self.streams = {
+            name: Reading(grouped.get(f"stream.{name}", {}), rest) for name, rest in values["streams"].items()
+        }
+        self.loader_tensors = grouped.get("loader", {})
+
+    @classmethod
+    def read(cls, directory: Path, files: Mapping[str, str]) -> Anchor:
+        """Read an anchor whose files must have the SHA-256 given in ``files``.
+
+        Raises
+        ------
+        MemauditError
+            If a file is missing, was changed, or does not hold what the format says.
+        """
+        data: dict[str, bytes] = {}
+        for name in (TENSORS_FILE, VALUES_FILE):
+            try:
+                data[name] = (directory / name).read_bytes()
+            except OSError as error:
+                raise MemauditError("an anchor cannot be read", where=str(directory / name), why=str(error)) from error
+            if hashlib.sha256(data[name]).hexdigest() != files.get(name):
+                raise MemauditError(
+                    "an anchor's file is not the one that was recorded",
+                    where=str(directory / name),
+                    next_step="memaudit verify the run directory",
+                )
+        values = parse_canonical(data[VALUES_FILE], str(directory / VALUES_FILE))
+        try:
+            return cls(values, load(data[TENSORS_FILE]))
+        except SafetensorError as error:
+            raise MemauditError("an anchor cannot be read", where=str(directory), why=str(error)) from error
+
+
+def copied(reading: Reading) -> Reading:
+    """Return a reading whose tensors are contiguous CPU copies that share no storage with anything."""
+    return Reading(
+        {path: logical(tensor.detach()).clone() for path, tensor in reading.tensors.items()}, reading.values
+    )
