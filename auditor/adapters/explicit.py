@@ -36,7 +36,8 @@ def record(
     out
         The directory to make. Under ``memaudit record --out`` the command's directory takes its place.
     seed
-        Seeds Python, NumPy, torch and every device when the block is entered; the command's ``--seed`` takes its place.
+        Seeds Python, NumPy, torch and every device when the block is entered; the command's ``--seed`` takes
+        its place.
         None leaves every stream alone.
     anchor_every
         Steps between anchors inside a pass, beside those at passes' starts.
@@ -53,9 +54,7 @@ def record(
         If the directory is not empty or an argument makes no sense.
     """
     return Run(
-        Settings.resolve(
-            out, seed=seed, anchor_every=anchor_every, leaves_every=leaves_every, order=order, key=key
-        )
+        Settings.resolve(out, seed=seed, anchor_every=anchor_every, leaves_every=leaves_every, order=order, key=key)
     )
 
 
@@ -98,13 +97,11 @@ class Run:
         if self._session is not None:
             self._session.watch(objects)
 
-    def probe(
-        self, model: nn.Module, inputs: Any, *, targets: torch.Tensor | None = None, name: str = "probe"
-    ) -> None:
+    def probe(self, model: nn.Module, inputs: Any, *, targets: torch.Tensor | None = None, name: str = "probe") -> None:
         """Compare functions on these inputs: recorded at passes' starts, measured at every horizon of a replay.
 
-        ``inputs`` is a tensor ``[samples, …]``, a tuple of arguments or a dict of keyword arguments; ``targets`` integer
-        classes ``[samples]`` for NLL and accuracy. Choose samples that are not trained on.
+        ``inputs`` is a tensor ``[samples, …]``, a tuple of arguments or a dict of keyword arguments; ``targets``
+        are integer classes ``[samples]`` for NLL and accuracy. Choose samples that are not trained on.
         """
         if self._session is not None:
             self._session.add_probe(Probe(name, model, inputs, targets))

@@ -68,7 +68,7 @@ def array_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     contiguous = np.ascontiguousarray(array)
     if contiguous.dtype.byteorder == ">" or (contiguous.dtype.byteorder == "=" and _BIG_ENDIAN):
         contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
-    return memoryview(contiguous.reshape(-1).view(np.uint8))
+    return contiguous.reshape(-1).view(np.uint8).data
 
 
 def source_digest(leaves: Mapping[str, bytes], values: Any = None) -> bytes:

@@ -91,6 +91,10 @@ class Inventory:
             self._opened[path] = OpenedFile(path, data, _sha256(data))
         return self._opened[path]
 
+    def keep(self, opened: OpenedFile) -> None:
+        """Use a file that was opened by an earlier inventory of the same directory, instead of opening it again."""
+        self._opened[opened.path] = opened
+
     def bytes_of(self, path: str) -> bytes:
         """Return a file's bytes as one object."""
         return bytes(self.open(path).data)

@@ -349,7 +349,7 @@ def _sentence(
         return f"{done} {'raised' if rise else 'lowered'} {outcome} by {size} {when}; {count}; {adjusted}."
     if verdict == "equivalent" and margin is not None and tost is not None:
         return (
-            f"{done} changed {outcome} by {text} {when}, equivalent to none within ±{number(margin)} "
+            f"{done} changed {outcome} by {text} {when}, equivalent to no change within ±{number(margin)} "
             f"(TOST p = {p_text(tost)}); {count}."
         )
     return f"{done} changed {outcome} by {text} {when}, which settles nothing; {count}; {adjusted}."

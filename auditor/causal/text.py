@@ -60,10 +60,11 @@ def _verdict(estimate: dict[str, Any]) -> str:
     if estimate["verdict"] == "gate failed":
         return "inconclusive: the replay does not reproduce the recording, so no arm was run"
     if estimate["verdict"] == "null failed":
-        return "nothing is reported: two runs of the control for the same unit differ, so no difference means anything"
+        return "nothing is reported: two runs of the control for one unit differ, so no difference means anything"
     rows = estimate["estimates"]
     effects = sum(row["verdict"] == "effect" for row in rows)
+    tested = sum(row["verdict"] != "descriptive" for row in rows)
     return (
-        f"complete: {effects} of {sum(row['verdict'] != 'descriptive' for row in rows)} tested contrasts show an effect; "
+        f"complete: {effects} of {tested} tested contrasts show an effect; "
         f"{estimate['conditional']}"
     )

@@ -13,7 +13,9 @@ from auditor.errors import MemauditError
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where to put it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where to put it."
+)
 @click.option("--seeds", type=click.IntRange(2), default=8, show_default=True, help="Units of the study.")
 def command(out: Path, seeds: int) -> None:
     """Record a small real training, verify it, replay it, write the report.
@@ -31,7 +33,9 @@ def command(out: Path, seeds: int) -> None:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MemauditError(
-            "the demo's directory exists and is not empty", where=str(out), next_step="name another with --out, or remove it"
+            "the demo's directory exists and is not empty",
+            where=str(out),
+            next_step="name another with --out, or remove it",
         )
     if importlib.util.find_spec("sklearn") is None:
         raise MemauditError(

@@ -91,7 +91,8 @@ def _run(command: list[str], settings: dict[str, str]) -> int:
         program = sys.executable
     if program is None:
         raise MemauditError(
-            f"there is no program {command[0]!r}", next_step="write the command after --, for example: -- python train.py"
+            f"there is no program {command[0]!r}",
+            next_step="write the command after --, for example: -- python train.py",
         )
     process = subprocess.Popen([program, *command[1:]], env=environment_for(settings))
     while True:

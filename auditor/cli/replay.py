@@ -17,18 +17,31 @@ if TYPE_CHECKING:
     from auditor.replay.study import Progress, Study
 
 
-@click.command("replay", epilog="Exit status: 0 complete, gate and nulls passed · 1 a null failed · 2 usage · 4 the gate failed.")
+@click.command(
+    "replay", epilog="Exit status: 0 complete, gate and nulls passed · 1 a null failed · 2 usage · 4 the gate failed."
+)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A plan in YAML.")
+@click.option(
+    "--plan", "plan_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A plan in YAML."
+)
 @click.option("--at", type=click.IntRange(0), metavar="STEP", help="Fork after this step.")
 @click.option("--do", multiple=True, metavar="SOURCE=ACTION", help="One arm; + joins several interventions in it.")
-@click.option("--horizon", "horizons", multiple=True, type=click.IntRange(1), metavar="N", help="Measure N steps after the fork. [default: 100]")
+@click.option(
+    "--horizon",
+    "horizons",
+    multiple=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measure N steps after the fork. [default: 100]",
+)
 @click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="How many units (fork seeds).")
 @click.option("--out", type=click.Path(path_type=Path), help="The study directory. [default: RUN-study]")
 @click.option("--jobs", type=click.IntRange(1), help="Cells at a time. [default: one a core and thread]")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it could detect, and stop.")
 @click.option("--trust-code", is_flag=True, help="Run the recorded program without asking.")
-@click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign the study with this private key.")
+@click.option(
+    "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign the study with this private key."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--json", "form", flag_value="json", help="Short for --format json.")
 def command(
@@ -127,7 +140,7 @@ def _describe(study: Study, *, err: bool) -> None:
         f"arms      carry; {'; '.join(arm.name for arm in plan.arms) or '(no other)'}",
         f"cells     {len(study.cells)} of {steps} steps: {len(plan.seeds)} units, the gate, and carry once more",
         f"CPU time  about {max(seconds, 1):.0f} s of steps, and each cell's start-up",
-        f"power     {len(plan.seeds)} units detect a difference of {smallest:.2f} standard deviations in 8 of 10 studies"
+        f"power     {len(plan.seeds)} units detect a difference of {smallest:.2f} standard deviations (power .8)"
         if smallest is not None
         else f"power     {len(plan.seeds)} units are too few to detect anything",
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -127,7 +128,7 @@ def _read_line(reading: TraceReading, number: int, line: bytes) -> None:
                 previous,
             )
         )
-    error_found = next(iter(validator_of(event["event"]).iter_errors(event)), None)
+    error_found = None if _is_plain_step(event) else next(iter(validator_of(event["event"]).iter_errors(event)), None)
     if error_found is not None:
         pointer = "".join(f"/{part}" for part in error_found.absolute_path)
         message = error_found.message[:200]
@@ -140,6 +141,42 @@ def _read_line(reading: TraceReading, number: int, line: bytes) -> None:
             Problem("chain", number, f"{name} seals another line", "/head", event["head"], event["prev"])
         )
     reading.events.append(event)
+
+
+_DIGEST = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_PLAIN_STEP = {"event", "seq", "prev", "step", "pass", "position", "ids", "batch", "sources", "streams"}
+
+
+def _is_plain_step(event: dict[str, Any]) -> bool:
+    """Say whether an event is a step whose members fit the schema, for the many that do.
+
+    A step is nearly every line, and the schema takes 0.4 ms for one; this takes a tenth. Whatever is not accepted
+    here goes to the schema, so this may only be stricter.
+    """
+    members = set(event)
+    if event["event"] != "step" or members - {"loss"} != _PLAIN_STEP:
+        return False
+    loss = event.get("loss", 0.0)
+    return (
+        _is_count(event["step"], 1)
+        and (event["pass"] is None or _is_count(event["pass"], 1))
+        and (event["position"] is None or _is_count(event["position"], 0))
+        and type(loss) in (int, float)
+        and type(event["prev"]) is str
+        and _HASH.fullmatch(event["prev"]) is not None
+        and _is_count(event["seq"], 0)
+        and type(event["sources"]) is list
+        and type(event["streams"]) is list
+        and all(
+            digest is None or (type(digest) is str and _DIGEST.fullmatch(digest) is not None)
+            for digest in (event["ids"], event["batch"], *event["sources"], *event["streams"])
+        )
+    )
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 @cache

@@ -109,9 +109,7 @@ def verify(path: str | Path, *, trusted: TrustStore | None = None, rules: Sequen
             why=f"it has none of {', '.join(_MARKS)}",
             next_step="memaudit record -- python train.py",
         )
-    examined = Examination(
-        directory, run_directory.scan(directory), trusted if trusted is not None else TrustStore.load()
-    )
+    examined = Examination(directory, _look(directory), trusted if trusted is not None else TrustStore.load())
     applied = rules if rules is not None else [rule for rule in all_rules() if not rule.lint_only]
     outcome = list(apply(applied, examined))
     findings = worst_last(each for each in outcome if isinstance(each, Finding))
@@ -130,6 +128,20 @@ def verify(path: str | Path, *, trusted: TrustStore | None = None, rules: Sequen
         _signers(examined),
         _summary(examined),
     )
+
+
+def _look(directory: Path) -> run_directory.Inventory:
+    """Return the inventory of a directory that may still be written to.
+
+    A run without a manifest may be going on: its trace is read first, and what it names is then there.
+    """
+    inventory = run_directory.scan(directory)
+    if run_directory.MANIFEST in inventory or run_directory.TRACE not in inventory:
+        return inventory
+    trace = inventory.open(run_directory.TRACE)
+    later = run_directory.scan(directory)
+    later.keep(trace)
+    return later
 
 
 def _signers(examined: Examination) -> tuple[Signer, ...]:

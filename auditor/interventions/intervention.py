@@ -88,7 +88,8 @@ class Intervention(ABC):
         for name, digest in others.items():
             if now.get(name) != digest:
                 raise MemauditError(
-                    f"{self.action} of {self.source} also changed {name}", next_step="report this as a defect in memaudit"
+                    f"{self.action} of {self.source} also changed {name}",
+                    next_step="report this as a defect in memaudit",
                 )
         measured = _measured(before, after)
         changed = measured["digest_before"] != measured["digest_after"]

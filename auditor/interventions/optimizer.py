@@ -74,7 +74,8 @@ def _clear_slots(slots: list[SlotSource]) -> None:
         kind = type(optimizer).__name__
         if (kind, source.slot) not in _ABSENT_WHEN_NEW and kind not in _ZEROS_WHEN_NEW:
             raise NotApplicable(
-                f"what a new {kind} starts its {source.slot} with is not known; use how=zero, or reset optimizer as a whole"
+                f"what a new {kind} starts its {source.slot} with is not known; "
+                "use how=zero, or reset the whole optimizer"
             )
     for source in slots:
         optimizer = source.watched.optimizer

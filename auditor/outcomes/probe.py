@@ -74,7 +74,12 @@ class Probe:
     def describe(self) -> dict[str, Any]:
         """Return the probe's entry in probes.json."""
         targets = None if self.targets is None else digest_text(Reading({"targets": self.targets}).digest())
-        return {"inputs": digest_text(content_digest(self.inputs)), "targets": targets, "size": self.size, "kind": self.kind}
+        return {
+            "inputs": digest_text(content_digest(self.inputs)),
+            "targets": targets,
+            "size": self.size,
+            "kind": self.kind,
+        }
 
     @property
     def size(self) -> int | None:
@@ -96,7 +101,7 @@ class Probe:
 
     def _forward(self) -> torch.Tensor:
         if isinstance(self.inputs, torch.Tensor):
-            outputs: Any = torch.cat([_tensor_of(self.model(part)) for part in self.inputs.split(CHUNK)])
+            outputs: Any = torch.cat([_tensor_of(self.model(part)) for part in torch.split(self.inputs, CHUNK)])
         elif isinstance(self.inputs, dict):
             outputs = _tensor_of(self.model(**self.inputs))
         else:

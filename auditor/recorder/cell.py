@@ -26,7 +26,7 @@ from auditor.state.source import Reading
 RESULT_FORMAT = "cell-result-1"
 
 
-class CellFinished(BaseException):  # noqa: N818 - not an error: it unwinds the program, past `except Exception`
+class CellFinished(BaseException):
     """The cell has measured its last horizon; the program ends here."""
 
 
@@ -196,7 +196,9 @@ class Cell(Session):
             # A loop left by `break` ends without coming back for the next batch.
             self._act()
         if not self._done:
-            reason = "the program ended before the last horizon" if error is None else f"{type(error).__name__}: {error}"
+            reason = (
+                "the program ended before the last horizon" if error is None else f"{type(error).__name__}: {error}"
+            )
             self._write("failed", reason[:2000])
 
     def _write(self, status: str, error: str | None = None) -> None:

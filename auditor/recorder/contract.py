@@ -66,7 +66,12 @@ def _consumers(stream: Stream, modules: list[nn.Module], loaders: list[DataLoade
         if isinstance(sampler, RandomSampler) and ((stream.name == "torch" and unowned) or (mine and not unowned)):
             found.append(f"{name}: order of each pass")
     if stream.name == "torch":
-        dropout = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
+        dropout = [
+            layer
+            for module in modules
+            for layer in module.modules()
+            if isinstance(layer, nn.modules.dropout._DropoutNd)
+        ]
         if dropout:
             found.append(f"dropout in {len(dropout)} module{'s' if len(dropout) > 1 else ''}")
     return found

@@ -31,7 +31,12 @@ def describe() -> dict[str, Any]:
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "packages": _packages(),
         "git": _git(Path.cwd()),
-        "hardware": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(), "devices": _devices()},
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cpus": os.cpu_count(),
+            "devices": _devices(),
+        },
         "program": {**program(), "module": module, "cwd": str(Path.cwd())},
         "flags": {
             "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED"),
@@ -54,7 +59,7 @@ def numerics_class() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        "mkldnn": bool(torch.backends.mkldnn.enabled),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
@@ -68,7 +73,7 @@ def numerics_class() -> dict[str, Any]:
 
 
 def _devices() -> list[str]:
-    if not torch.cuda.is_available():
+    if not torch.cuda.device_count():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
@@ -89,9 +94,7 @@ def _git(directory: Path) -> dict[str, Any] | None:
         return None
 
     def ask(*arguments: str) -> bytes | None:
-        answer = subprocess.run(  # noqa: S603
-            [git, "-C", str(directory), *arguments], capture_output=True, check=False, timeout=20
-        )
+        answer = subprocess.run([git, "-C", str(directory), *arguments], capture_output=True, check=False, timeout=20)
         return answer.stdout if answer.returncode == 0 else None
 
     try:

@@ -52,9 +52,7 @@ def policy_of(loader: Any) -> dict[str, Any]:
     return _policy(name, "other", False, loader, length)
 
 
-def _policy(
-    sampler: str, kind: str, replacement: bool, loader: DataLoader[Any], length: int | None
-) -> dict[str, Any]:
+def _policy(sampler: str, kind: str, replacement: bool, loader: DataLoader[Any], length: int | None) -> dict[str, Any]:
     inner = loader.batch_sampler
     return {
         "sampler": sampler,
@@ -126,9 +124,7 @@ class Walk:
         drawn at that moment, not when the walk begins).
     """
 
-    def __init__(
-        self, loader: Any, *, skip: int = 0, before_first_draw: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, loader: Any, *, skip: int = 0, before_first_draw: Callable[[], None] = lambda: None) -> None:
         self.loader = loader
         self.policy = policy_of(loader)
         self.has_ids = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)

@@ -41,7 +41,7 @@ def _guarded(
     """A failure of the recorder's own ends the recording, loudly, and never the training."""
 
     @functools.wraps(method)
-    def call(self: Recording, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def call(self: Recording, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         if self.broken:
             return
         try:
@@ -85,10 +85,9 @@ class Recording(Session):
     def break_off(self, error: Exception) -> None:
         """Stop recording after a failure; what was written stays and is told as unfinished by a verifier."""
         self.broken = True
-        print(
-            f"memaudit: recording stopped at step {self.clock.step}, the training goes on: {type(error).__name__}: {error}\n"
-            f"memaudit: {self._directory} holds what was recorded until then, as an unfinished run",
-            file=sys.stderr,
+        _tell(
+            f"recording stopped at step {self.clock.step}, the training goes on: {type(error).__name__}: {error}",
+            f"{self._directory} holds what was recorded until then, as an unfinished run",
         )
 
     # Passes.
@@ -152,7 +151,7 @@ class Recording(Session):
         if known and self.settings.order == "ids":
             file = f"order/pass-{self.clock.passes:06d}.npy"
             (self._directory / "order").mkdir(exist_ok=True)
-            sha256 = hashlib.sha256(order_file.write(self._directory / file, ids)).hexdigest()
+            sha256 = hashlib.sha256(order_file.write(self._directory / file, ids.astype(np.uint64))).hexdigest()
         self._trace.append(
             "pass",
             {
@@ -235,6 +234,8 @@ class Recording(Session):
             return "steps"
         if at == "start":
             return "epochs"  # nothing has to be skipped to come here
+        if any(loader.persistent_workers for loader in self.loaders):
+            return None  # such workers carry streams from pass to pass, and an anchor does not hold them
         return "epochs" if self.uses_epochs and self.clock.passes_in_epoch == 1 else None
 
     def _loader_state(self, at: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -275,7 +276,7 @@ class Recording(Session):
     @_guarded
     def _finish(self, error: BaseException | None) -> None:
         if self._last_anchor is None and not self.watched.objects:
-            print("memaudit: nothing was watched: call run.watch(model=…, optimizer=…)", file=sys.stderr)
+            _tell("nothing was watched: call run.watch(model=…, optimizer=…)")
         if error is None and self.clock.step:
             self._anchor("end")
         if self.probes or self.user_outcomes:
@@ -336,6 +337,11 @@ def _new_directory(path: Path) -> Path:
     except OSError as error:
         raise MemauditError("the run directory cannot be made", where=str(path), why=str(error)) from error
     return path.resolve()
+
+
+def _tell(*lines: str) -> None:
+    """Say something on stderr, apart from what the training says."""
+    sys.stderr.write("".join(f"memaudit: {line}\n" for line in lines))
 
 
 def _tell_command(directory: Path) -> None:

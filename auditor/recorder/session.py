@@ -96,7 +96,9 @@ class Session(ABC):
         """Measure one more probe."""
         if probe.name in self.probes:
             raise MemauditError(
-                f"two probes are called {probe.name!r}", where="run.probe(…)", next_step="give each a name: run.probe(…, name=…)"
+                f"two probes are called {probe.name!r}",
+                where="run.probe(…)",
+                next_step="give each a name: run.probe(…, name=…)",
             )
         self.probes[probe.name] = probe
 

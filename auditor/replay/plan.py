@@ -108,7 +108,7 @@ def from_yaml(path: Path) -> Plan:
         raise PlanError(f"the plan is larger than {_MAX_BYTES} bytes", where=str(path))
     try:
         _check_size(data.decode("utf-8"), path)
-        document = yaml.load(data, Loader=_UniqueKeyLoader)
+        document = yaml.load(data, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
         raise PlanError("the plan is not UTF-8", where=str(path), why=str(error)) from error
     except yaml.MarkedYAMLError as error:
@@ -136,7 +136,9 @@ def from_document(document: Any, where: str) -> Plan:
         units = document.get("units")
         if isinstance(units, dict) and isinstance(units.get("count"), int) and "seeds" not in units:
             document["units"] = {"kind": units.get("kind", "fork"), "seeds": list(range(units["count"]))}
-    error = next(iter(sorted(validator("plan").iter_errors(document), key=lambda e: (list(map(str, e.path)), e.message))), None)
+    error = next(
+        iter(sorted(validator("plan").iter_errors(document), key=lambda e: (list(map(str, e.path)), e.message))), None
+    )
     if error is not None:
         pointer = "#/" + "/".join(str(part) for part in error.path)
         raise PlanError("the plan does not follow its schema", where=f"{where}{pointer}", why=error.message[:300])
@@ -213,9 +215,7 @@ def _with_run(plan: Plan, run: str) -> Plan:
 
 def _check_size(text: str, path: Path) -> None:
     """Refuse aliases (they can multiply without end) and more nodes than a plan can need."""
-    count = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        count += 1
+    for count, token in enumerate(yaml.scan(text, Loader=yaml.SafeLoader)):
         if isinstance(token, yaml.AliasToken):
             raise PlanError("a plan has no use for aliases", where=f"{path}:{token.start_mark.line + 1}")
         if count > _MAX_NODES:

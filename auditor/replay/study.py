@@ -99,7 +99,13 @@ class Study:
             write_atomically(self.out / "plan.yaml", plan_text)
 
     def _estimate(self, store: CellStore, gate: dict[str, Any], null: dict[str, Any]) -> dict[str, Any]:
-        verdict = "gate failed" if gate["verdict"] != "passed" else "null failed" if null["verdict"] != "passed" else "complete"
+        verdict = (
+            "gate failed"
+            if gate["verdict"] != "passed"
+            else "null failed"
+            if null["verdict"] != "passed"
+            else "complete"
+        )
         complete = verdict == "complete"
         arms, summaries = self._arms(store) if complete else ([], [])
         rows = (
@@ -200,4 +206,3 @@ class Study:
             "run": estimate["run"],
             "cells": len(self.cells),
         }
-

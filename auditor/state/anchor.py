@@ -83,9 +83,7 @@ class Anchor:
         for name, tensor in tensors.items():
             owner, _, path = name.partition("/")
             grouped.setdefault(owner, {})[path] = tensor
-        self.sources = {
-            name: Reading(grouped.get(name, {}), rest) for name, rest in values["sources"].items()
-        }
+        self.sources = {name: Reading(grouped.get(name, {}), rest) for name, rest in values["sources"].items()}
         self.streams = {
             name: Reading(grouped.get(f"stream.{name}", {}), rest) for name, rest in values["streams"].items()
         }
@@ -121,6 +119,4 @@ class Anchor:
 
 def copied(reading: Reading) -> Reading:
     """Return a reading whose tensors are contiguous CPU copies that share no storage with anything."""
-    return Reading(
-        {path: logical(tensor.detach()).clone() for path, tensor in reading.tensors.items()}, reading.values
-    )
+    return Reading({path: logical(tensor.detach()).clone() for path, tensor in reading.tensors.items()}, reading.values)

@@ -16,7 +16,13 @@ from auditor.state import module as modules
 from auditor.state.optimizer import HyperSource, SlotSource, WatchedOptimizer
 from auditor.state.source import Source
 from auditor.state.stateful import Stateful, StatefulSource, TensorSource
-from auditor.state.streams import GeneratorStream, NumpyGeneratorStream, Stream, global_streams
+from auditor.state.streams import (
+    GeneratorStream,
+    NumpyGeneratorStream,
+    Stream,
+    device_generators,
+    global_streams,
+)
 
 # A watched keyword that contains one of these words decides the kind where the type does not.
 _KIND_WORDS = ("teacher", "ema", "swa", "queue", "bank", "buffer", "scheduler", "scaler", "sampler", "augment")
@@ -83,7 +89,19 @@ class Watched:
                     if len(entries) > 1:
                         source.name = _bracketed(source.name, keyword)
                     result.append(source)
-        order = ("params", "bn", "buffers", "optimizer", "hyper", "scheduler", "scaler", "ema", "swa", "teacher", "queue")
+        order = (
+            "params",
+            "bn",
+            "buffers",
+            "optimizer",
+            "hyper",
+            "scheduler",
+            "scaler",
+            "ema",
+            "swa",
+            "teacher",
+            "queue",
+        )
         rank = {kind: index for index, kind in enumerate(order)}
         return sorted(result, key=lambda source: (rank.get(source.kind, len(order)), source.name))
 
@@ -100,7 +118,7 @@ class Watched:
     def streams(self, loaders: Iterable[torch.utils.data.DataLoader[Any]] = ()) -> list[Stream]:
         """Return the random streams there are now: the global ones, watched generators, loaders' and samplers' own."""
         found = global_streams()
-        seen = {id(generator) for generator in (torch.default_generator, *_device_generators())}
+        seen = {id(generator) for generator in (torch.default_generator, *device_generators())}
         for keyword, thing in self.objects.items():
             if isinstance(thing, torch.Generator) and id(thing) not in seen:
                 seen.add(id(thing))
@@ -131,13 +149,9 @@ def loader_generators(loader: torch.utils.data.DataLoader[Any]) -> list[tuple[st
     return found
 
 
-def _device_generators() -> tuple[torch.Generator, ...]:
-    return tuple(torch.cuda.default_generators) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
-
-
 def _can_be_watched(thing: object) -> bool:
     kinds = (nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Generator, np.random.Generator)
-    return isinstance(thing, kinds) or isinstance(thing, Stateful)
+    return isinstance(thing, (*kinds, Stateful))
 
 
 def _word_kind(keyword: str) -> str | None:

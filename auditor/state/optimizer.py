@@ -54,7 +54,7 @@ class WatchedOptimizer:
 
 
 class SlotSource(Source):
-    """One slot of an optimizer's state (``momentum_buffer``, ``exp_avg``, ``step``), over all parameters that have it."""
+    """One slot of an optimizer (``momentum_buffer``, ``exp_avg``, ``step``), over all parameters that have it."""
 
     def __init__(self, name: str, watched: WatchedOptimizer, slot: str) -> None:
         super().__init__(name, "optimizer", visibility=HIDDEN)

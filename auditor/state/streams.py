@@ -18,7 +18,7 @@ TORCH_DEFAULT_SEED = 67280421310721
 
 
 class Stream(ABC):
-    """One source of randomness. ``name`` is what the contract calls it: ``python``, ``torch``, ``cuda:0``, ``loader``."""
+    """One source of randomness. ``name`` is its name in the contract: ``python``, ``torch``, ``cuda:0``, ``loader``."""
 
     name: str
 
@@ -87,20 +87,20 @@ class NumpyStream(Stream):
     def read(self) -> Reading:
         """Return the bit generator's state and the pending Gaussian."""
         tensors: dict[str, torch.Tensor] = {}
-        return Reading(tensors, encode(np.random.get_state(legacy=False), tensors))  # noqa: NPY002
+        return Reading(tensors, encode(np.random.get_state(legacy=False), tensors))
 
     def restore(self, reading: Reading) -> None:
         """Set the bit generator's state and the pending Gaussian."""
-        np.random.set_state(decode(reading.values, reading.tensors))  # noqa: NPY002
+        np.random.set_state(decode(reading.values, reading.tensors))
 
     def seed(self, value: int) -> None:
         """Seed with the low 32 bits, all that the legacy seeding takes."""
-        np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002
+        np.random.seed(value & 0xFFFFFFFF)
 
     def digest(self) -> bytes:
         """Return the digest; an untouched stream is told by comparing its bytes."""
-        kind, key, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-        state = key.tobytes() + f"{kind} {position} {has_gauss} {gauss!r}".encode()
+        kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        state = np.asarray(key).tobytes() + f"{kind} {position} {has_gauss} {gauss!r}".encode()
         if self._last is None or self._last[0] != state:
             self._last = (state, super().digest())
         return self._last[1]
@@ -168,11 +168,13 @@ class NumpyGeneratorStream(Stream):
 def global_streams() -> list[Stream]:
     """Return the process-wide streams: Python, NumPy, torch's CPU, and each device that is in use."""
     streams: list[Stream] = [PythonStream(), NumpyStream(), TorchStream()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        streams += [
-            GeneratorStream(f"cuda:{index}", generator) for index, generator in enumerate(torch.cuda.default_generators)
-        ]
+    streams += [GeneratorStream(f"cuda:{index}", generator) for index, generator in enumerate(device_generators())]
     return streams
+
+
+def device_generators() -> list[torch.Generator]:
+    """Return the default generator of each CUDA device; none before the program first uses one."""
+    return list(torch.cuda.default_generators)
 
 
 def seed_everything(value: int) -> None:
@@ -181,7 +183,7 @@ def seed_everything(value: int) -> None:
     torch takes 64 bits, NumPy's legacy seeding the low 32.
     """
     random.seed(value)
-    np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002
+    np.random.seed(value & 0xFFFFFFFF)
     torch.manual_seed(value)
 
 

@@ -58,7 +58,7 @@ def encode(value: Any, tensors: Tensors, path: str = "") -> Any:
     raise MemauditError(
         f"a {type(value).__module__}.{type(value).__qualname__} cannot be written without pickle",
         where=path or "(the object itself)",
-        next_step="keep it as tensors, arrays, numbers, strings, lists or dicts, or give its owner a state_dict() of these",
+        next_step="keep it as tensors, arrays, numbers, strings, lists or dicts, or give its owner a state_dict()",
     )
 
 

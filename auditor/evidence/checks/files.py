@@ -93,7 +93,7 @@ ADDED = register(
         Evidence.CONTRADICTED,
         "Nothing lies in the directory that the manifest does not list; dotfiles, `.git` and empty files count.",
         "A reader takes everything in a signed directory for signed.",
-        "Remove it.",
+        "Remove the file, or have the directory signed again with it.",
         "evidence",
         check,
     )

@@ -118,12 +118,12 @@ def _rows(examined: Examination, estimate: dict[str, Any]) -> Iterator[Finding |
                 )
         for name, unit, told, found in _not_in_cells(row, values):
             faults += 1
-            yield ROW.finding(
-                f"{where}/{name}",
-                f"{row['arm']}, {row['outcome']}, unit {unit}: the value is not the one in its cell",
-                expected=repr(told),
-                found=repr(found),
-            )
+            place = f"{row['arm']}, {row['outcome']}, unit {unit}, {name}"
+            if found is None:
+                yield ROW.finding(f"{where}/{name}", f"{place}: no cell measured this value", evidence=Evidence.MISSING)
+            else:
+                message = f"{place}: the value is not the one in its cell"
+                yield ROW.finding(f"{where}/{name}", message, expected=repr(told), found=repr(found))
         faulty = _not_paired(row)
         if faulty is not None:
             faults += 1
@@ -158,15 +158,15 @@ def _cell_values(examined: Examination) -> _Values:
     return values
 
 
-def _not_in_cells(row: dict[str, Any], values: _Values) -> Iterator[tuple[str, int, float, float]]:
-    """Yield (member, unit, value told, value measured) where a row differs from the cells it is made of."""
+def _not_in_cells(row: dict[str, Any], values: _Values) -> Iterator[tuple[str, int, float, float | None]]:
+    """Yield (member, unit, value told, value measured or None) where a row differs from the cells it is made of."""
     if row["estimand"] != "signed ATE":
         return
     for name, arm in (("control", "carry"), ("treated", row["arm"])):
         for unit, told in zip(row["units"], row[name] or (), strict=False):
             measured = values.get((arm, unit, row["horizon"], row["probe"], row["outcome"]))
-            if measured and told is not None and not any(_close(float(told), value, abs(value)) for value in measured):
-                yield name, unit, float(told), measured[0]
+            if told is not None and not any(_close(float(told), value, abs(value)) for value in measured or ()):
+                yield name, unit, float(told), measured[0] if measured else None
 
 
 def _not_paired(row: dict[str, Any]) -> int | None:

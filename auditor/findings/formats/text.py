@@ -101,7 +101,7 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 def _block(finding: Finding, subject: str, style: Style) -> str:
     label = style.paint(f"{finding.level}[{finding.code}]", _BOLD, _LEVEL_COLOUR[finding.level])
     suffix = f" ({finding.evidence})" if finding.evidence is Evidence.INCONCLUSIVE else ""
-    place = f"{subject}/{finding.where}" if finding.where else subject
+    place = "/".join(part for part in (subject.rstrip("/"), finding.where) if part not in ("", "."))
     lines = [f"{label} {escape(finding.message)}{suffix}", f"  --> {escape(place)}"]
     if finding.expected is not None or finding.found is not None:
         pair = [

@@ -30,7 +30,7 @@ def run_cells(
 ) -> None:
     """Run the cells that are not done yet; return when all are.
 
-    A worker that dies (killed, out of memory) takes the pool with it: the unfinished cells are begun again in a new one.
+    A worker that dies (killed, out of memory) takes the pool with it: unfinished cells are begun again in a new one.
 
     Raises
     ------

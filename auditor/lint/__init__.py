@@ -1,0 +1,1 @@
+"""Lint: the rules of verification and those that judge the work, over every run and study below a path."""

@@ -1,0 +1,3 @@
+from tests.support.fixtures import key, own_home, run, trusted
+
+__all__ = ["key", "own_home", "run", "trusted"]
