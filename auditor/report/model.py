@@ -1,0 +1,106 @@
+"""From directories and verifications to what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from auditor import __version__
+from auditor.artifact import run_directory
+from auditor.errors import NothingToAuditError
+from auditor.report.marks import VERDICTS, mark
+from auditor.report.run_page import run_subject
+from auditor.report.study_page import study_subject
+from auditor.report.text import plural
+from auditor.report.views import Limits, Report, Subject
+
+#: Worst last: the page's verdict is that of its worst subject.
+_ORDER = ("passed", "complete", "inconclusive", "gate failed", "null failed", "failed")
+_DEEPEST = 4
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` looks like a run directory, whole or not."""
+    return (path / run_directory.TRACE).is_file()
+
+
+def is_study(path: Path) -> bool:
+    """Whether `path` looks like a study directory. A cell has a trace too, but a plan only a study has."""
+    return not is_run(path) and any((path / name).is_file() for name in (run_directory.PLAN, run_directory.ESTIMATE))
+
+
+def find_directories(paths: Sequence[Path]) -> list[Path]:
+    """Runs and studies at `paths` or up to four levels below them: runs first, then by path, each once.
+
+    What lies inside a run or study (cells, ranks) belongs to it and is not listed. Raises `NothingToAuditError` if
+    one of `paths` holds neither.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        here = _below(path, _DEEPEST)
+        if not here:
+            raise NothingToAuditError(
+                "no run and no study",
+                where=str(path),
+                why="a run holds trace.jsonl, a study plan.json",
+                next_step="memaudit record -- python train.py",
+            )
+        found.update(dict.fromkeys(here))
+    return sorted(found, key=lambda p: (is_study(p), str(p)))
+
+
+def _below(path: Path, depth: int) -> list[Path]:
+    if is_run(path) or is_study(path):
+        return [path]
+    if depth == 0 or path.is_symlink() or not path.is_dir():
+        return []
+    return [
+        found
+        for child in sorted(path.iterdir())
+        if not child.name.startswith(".")
+        for found in _below(child, depth - 1)
+    ]
+
+
+def build_report(
+    directories: Sequence[Path], verifications: Sequence[Mapping[str, Any]], limits: Limits | None = None
+) -> Report:
+    """The page for run and study `directories` and their `verify-1` documents, in the same order.
+
+    Nothing is executed, and no time is read but the manifests'. A file that cannot be read is said to be so.
+    """
+    limits = limits or Limits()
+    names = _names(directories)
+    subjects: list[Subject] = []
+    words: list[str] = []
+    for number, (path, name, verification) in enumerate(zip(directories, names, verifications, strict=True), 1):
+        make = study_subject if is_study(path) else run_subject
+        subject, word = make(path, name, f"s{number}", verification, limits)
+        subjects.append(subject)
+        words.append(word)
+    worst = max(words, key=lambda w: _ORDER.index(w) if w in _ORDER else len(_ORDER))
+    if len(subjects) == 1:
+        sentence, title = subjects[0].sentence, subjects[0].name
+    else:
+        runs = sum(subject.kind == "run" for subject in subjects)
+        parts = [
+            plural(n, w, m) for n, w, m in ((runs, "run", "runs"), (len(subjects) - runs, "study", "studies")) if n
+        ]
+        title = " and ".join(parts)
+        worst = "passed" if worst == "complete" else worst
+        good = sum(word in ("passed", "complete") for word in words)
+        sentence = (
+            "All of them hold." if good == len(words) else f"{good} of {len(words)} hold; the rest is explained below."
+        )
+    return Report(title, __version__, mark(VERDICTS, worst), sentence, tuple(subjects))
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many parts as it takes to tell them apart."""
+    resolved = [path.absolute() for path in directories]
+    for parts in range(1, 8):
+        names = ["/".join(path.parts[-parts:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in resolved]
