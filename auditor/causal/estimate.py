@@ -326,7 +326,7 @@ def _sentence(
 ) -> str:
     what = intervention_text(draft.arm.do) if draft.arm.do else f"Arm {draft.arm.name}"
     done = f"{what}{'' if at is None else f' at step {at}'}"
-    outcome = DISTANCE_WORDS.get(draft.outcome, draft.outcome)
+    outcome = DISTANCE_WORDS.get(draft.outcome, draft.outcome) + (f" of {draft.probe}" if draft.probe else "")
     when = steps_text(draft.horizon)
     if verdict == "not applied":
         return f"{done} was not applied, so nothing can be said of {outcome}."

@@ -16,7 +16,7 @@ from auditor.errors import MemauditError
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where to put it."
 )
-@click.option("--seeds", type=click.IntRange(2), default=8, show_default=True, help="Units of the study.")
+@click.option("--seeds", type=click.IntRange(2), default=12, show_default=True, help="Units of the study.")
 def command(out: Path, seeds: int) -> None:
     """Record a small real training, verify it, replay it, write the report.
 
@@ -46,8 +46,8 @@ def command(out: Path, seeds: int) -> None:
     _memaudit("record", "--out", run, "--seed", 0, "--", "python", resource("examples/digits.py"))
     _memaudit("verify", run)
     _memaudit(
-        *("replay", run, "--at", 60, "--do", "optimizer.momentum_buffer=reset", "--do", "optimizer=reset,how=zero"),
-        *("--horizon", 5, "--horizon", 20, "--horizon", 80, "--seeds", seeds, "--out", study, "--trust-code"),
+        *("replay", run, "--at", 60, "--do", "optimizer.momentum_buffer=reset", "--horizon", 5, "--horizon", 20),
+        *("--horizon", 80, "--seeds", seeds, "--out", study, "--trust-code"),
     )
     _memaudit("report", run, study, "-o", report)
     click.echo(f"\nThe report is {report}: open it in a browser.")

@@ -14,8 +14,10 @@ from auditor.state.source import Source
 # Slots that these optimizers fill only when there is something to fill them with; a new optimizer has none.
 _ABSENT_WHEN_NEW = {("SGD", "momentum_buffer")}
 
-# Optimizers that fill every slot of a parameter at its first step, with zeros.
+# Optimizers that fill every slot of a parameter at its first step, with zeros but for _FIRST_VALUE.
 _ZEROS_WHEN_NEW = frozenset({"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adadelta"})
+
+_FIRST_VALUE = {("NAdam", "mu_product"): 1.0}
 
 
 class ResetOptimizer(Intervention):
@@ -40,7 +42,7 @@ class ResetOptimizer(Intervention):
             source
             for source in watched.sources()
             if isinstance(source, SlotSource)
-            and source.name.partition(".")[0] == head
+            and head in (source.name.partition(".")[0], source.name.partition("[")[0])
             and (not dot or source.slot == slot)
         ]
         if not found:
@@ -51,7 +53,7 @@ class ResetOptimizer(Intervention):
         """Clear or zero the slots."""
         slots = [source for source in sources if isinstance(source, SlotSource)]
         if self.arguments["how"] == "zero":
-            _zero(slots)
+            _zero(slots, counters="." in self.source)
         elif "." in self.source:
             _clear_slots(slots)
         else:
@@ -59,9 +61,9 @@ class ResetOptimizer(Intervention):
                 source.watched.optimizer.state.clear()
 
 
-def _zero(slots: list[SlotSource]) -> None:
+def _zero(slots: list[SlotSource], *, counters: bool) -> None:
     for source in slots:
-        if source.slot == "step" and len(slots) > 1:
+        if source.slot == "step" and not counters:
             continue
         for tensor in source.read().tensors.values():
             with torch.no_grad():
@@ -85,8 +87,10 @@ def _clear_slots(slots: list[SlotSource]) -> None:
                 continue
             if (type(optimizer).__name__, source.slot) in _ABSENT_WHEN_NEW:
                 del state[source.slot]
-            elif isinstance(state[source.slot], torch.Tensor):
+                continue
+            first = _FIRST_VALUE.get((type(optimizer).__name__, source.slot), 0.0)
+            if isinstance(state[source.slot], torch.Tensor):
                 with torch.no_grad():
-                    state[source.slot].zero_()
+                    state[source.slot].fill_(first)
             else:
-                state[source.slot] = 0
+                state[source.slot] = type(state[source.slot])(first)

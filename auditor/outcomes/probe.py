@@ -15,6 +15,7 @@ from auditor.errors import MemauditError
 from auditor.outcomes.classification import accuracy, nll, probabilities
 from auditor.state.source import Reading
 from auditor.state.streams import Preserved, Stream
+from auditor.state.tensors import torch_digest
 from auditor.state.values import encode
 
 CHUNK = 256
@@ -140,14 +141,11 @@ class _evaluating:  # noqa: N801 - reads as a statement
             layer.training = self._training[name]
         for name, buffer in self._model.named_buffers():
             before = self._buffers[name]
-            if not torch.equal(buffer, before) and not _both_nan(buffer, before):
+            # By their bits: torch.equal knows no float8, and NaN is not equal to itself.
+            if torch_digest(name, buffer) != torch_digest(name, before):
                 with torch.no_grad():
                     buffer.copy_(before)
                 self._warnings.add(f"evaluating the model changes its buffer {name}; it was put back")
-
-
-def _both_nan(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first.is_floating_point() and bool(torch.allclose(first, second, rtol=0, atol=0, equal_nan=True))
 
 
 def content_digest(content: Any) -> bytes:

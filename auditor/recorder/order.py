@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -105,6 +105,8 @@ class _TapIterator:
     def __next__(self) -> Any:
         self.start()
         indices = next(self.source)
+        if isinstance(indices, Iterator):
+            indices = list(indices)  # noting its ids would leave nothing to fetch
         self._walk.drawn.append(_as_list(indices))
         return indices
 
@@ -202,6 +204,8 @@ class Walk:
 
 def _as_list(indices: Any) -> list[int] | None:
     """Return the sample ids of one draw, or None where a sampler gives keys that are not integers."""
+    if isinstance(indices, torch.Tensor):
+        indices = indices.reshape(-1)  # a scalar tensor has __iter__ and cannot be iterated
     try:
         return [int(index) for index in indices] if hasattr(indices, "__iter__") else [int(indices)]
     except (TypeError, ValueError):
@@ -229,7 +233,7 @@ def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> list[int]:
         return list(range(count, len(sampler.data_source)))
     generator = _drawing_generator(sampler)
     if type(sampler) is SubsetRandomSampler:
-        remaining = [index for index in sampler.indices if not delivered[index]]
+        remaining = _without(sampler.indices, delivered)
         return [remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist()]
     wanted = sampler.num_samples - count
     if type(sampler) is WeightedRandomSampler:
@@ -241,6 +245,18 @@ def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> list[int]:
     if sampler.replacement:
         return torch.randint(high=length, size=(wanted,), dtype=torch.int64, generator=generator).tolist()
     return _shuffled_rest(length, wanted, delivered, count, generator)
+
+
+def _without(indices: Iterable[Any], delivered: Counter[int]) -> list[int]:
+    """Return the ids in ``indices`` less those delivered, each as often as it was delivered."""
+    gone = Counter(delivered)
+    remaining = []
+    for index in map(int, indices):
+        if gone[index]:
+            gone[index] -= 1
+        else:
+            remaining.append(index)
+    return remaining
 
 
 def _shuffled_rest(

@@ -15,11 +15,10 @@ import auditor
 from auditor.artifact import strict_json
 from auditor.artifact.canonical import canonical_bytes, write_canonical
 from auditor.evidence.run_view import RunView
-from auditor.replay.plan import CONTROL, Plan, PlannedArm
+from auditor.replay.plan import CONTROL, GATE, Plan, PlannedArm
 from auditor.replay.reach import Reach
 
 FORMAT = "cell-1"
-GATE = "gate"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from auditor.errors import MemauditError
 
 FORMAT = "plan-1"
 CONTROL = "carry"
+GATE = "gate"
 DEFAULT_OUTCOMES = ("nll", "accuracy", "tv", "disagreement")
 _MAX_BYTES = 1 << 20
 _MAX_NODES = 20_000
+_MAX_UNITS = 100_000
+_JOINT = re.compile(r"\+(?=[^,=+]+=)")  # not the sign of an exponent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -77,7 +80,7 @@ def from_options(
     run: str, at: int, do: list[str], horizons: list[int], units: int, margins: dict[str, float], seed: int
 ) -> Plan:
     """Return the plan that the command line describes; each ``do`` is one arm, ``+`` joins interventions in it."""
-    arms = [{"do": [parse_intervention(part) for part in text.split("+")]} for text in do]
+    arms = [{"do": [parse_intervention(part) for part in _JOINT.split(text)]} for text in do]
     return from_document(
         {
             "format": FORMAT,
@@ -135,6 +138,8 @@ def from_document(document: Any, where: str) -> Plan:
         document = {"outcomes": list(DEFAULT_OUTCOMES), "margins": {}, "seed": 0, **document}
         units = document.get("units")
         if isinstance(units, dict) and isinstance(units.get("count"), int) and "seeds" not in units:
+            if units["count"] > _MAX_UNITS:
+                raise PlanError(f"more than {_MAX_UNITS} units", where=f"{where}#/units/count")
             document["units"] = {"kind": units.get("kind", "fork"), "seeds": list(range(units["count"]))}
     error = next(
         iter(sorted(validator("plan").iter_errors(document), key=lambda e: (list(map(str, e.path)), e.message))), None
@@ -142,6 +147,10 @@ def from_document(document: Any, where: str) -> Plan:
     if error is not None:
         pointer = "#/" + "/".join(str(part) for part in error.path)
         raise PlanError("the plan does not follow its schema", where=f"{where}{pointer}", why=error.message[:300])
+    try:
+        canonical_bytes(document)
+    except (TypeError, ValueError) as reason:
+        raise PlanError("a value that canonical JSON cannot hold", where=where, why=str(reason)[:300]) from None
     arms = [_arm(item, f"{where}#/arms/{index}") for index, item in enumerate(document["arms"])]
     arms = [arm for arm in arms if arm.do]
     for index, arm in enumerate(arms):
@@ -196,8 +205,8 @@ def intervention_name(description: dict[str, Any]) -> str:
 
 def _arm(item: dict[str, Any], where: str) -> PlannedArm:
     name = item.get("name") or "+".join(intervention_name(part) for part in item["do"]) or CONTROL
-    if item["do"] and name == CONTROL:
-        raise PlanError(f"an arm that changes something cannot be called {CONTROL!r}", where=where)
+    if item["do"] and name in (CONTROL, GATE):
+        raise PlanError(f"an arm that changes something cannot be called {name!r}", where=where)
     return PlannedArm(name, tuple(item["do"]))
 
 

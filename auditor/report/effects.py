@@ -70,8 +70,8 @@ def _forest(word: str, probe: str, rows: Sequence[Row], distance: bool) -> Chart
             continue
         low, high = (as_number(interval[0]), as_number(interval[1])) if interval else (None, None)
         bar = {"low": low, "high": high} if low is not None and high is not None else {}
-        when = steps_text(int(row["horizon"]))
-        values.append({"arm": row["arm"], "when": when, "estimate": estimate, "verdict": row["verdict"], **bar})
+        place = {"arm": row["arm"], "when": steps_text(int(row["horizon"])), "horizon": int(row["horizon"])}
+        values.append({**place, "estimate": estimate, "verdict": row["verdict"], **bar})
     if not values or len(values) > MOST_BARS:
         return None
     what = f"mean {word}" if distance else f"difference in {word}"

@@ -32,8 +32,9 @@ def logical(tensor: torch.Tensor) -> torch.Tensor:
     MemauditError
         For sparse, quantized, nested and meta tensors, which have no plain sequence of elements.
     """
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "quantized" if tensor.is_quantized else "meta" if tensor.is_meta else str(tensor.layout)
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+        named = {"quantized": tensor.is_quantized, "meta": tensor.is_meta, "nested": tensor.is_nested}
+        kind = next((name for name, holds in named.items() if holds), str(tensor.layout))
         raise MemauditError(
             f"a tensor of kind {kind} cannot be digested",
             why="it has no plain sequence of elements",
@@ -63,5 +64,5 @@ def _header(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
 
 def torch_digest(name: str, tensor: torch.Tensor) -> bytes:
     """Return the 16-byte ``xxh3-128-tree-1`` digest of a torch tensor of any device, dtype and stride."""
-    plain = logical(tensor)
+    plain = logical(tensor)  # first: what it refuses may have no shape
     return digest_with_header(_header(name, tensor.dtype, tuple(tensor.shape)), tensor_bytes(plain))

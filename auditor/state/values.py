@@ -26,20 +26,22 @@ def encode(value: Any, tensors: Tensors, path: str = "") -> Any:
     MemauditError
         If something cannot be written without pickle; it names the path.
     """
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _text(value, path)
     if isinstance(value, int):
         return value if abs(value) <= MAX_SAFE_INTEGER else {"$": "int", "value": str(value)}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$": "float", "value": encode_float(value)}
     if isinstance(value, torch.Tensor):
-        tensors[path] = value
-        return {"$": "tensor", "path": path}
+        return {"$": "tensor", "path": _place(tensors, path, value)}
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
-        tensors[path] = _from_array(value, path)
-        return {"$": "array", "path": path, "dtype": str(value.dtype)}
+        # The bytes are little-endian whatever the array's order was, and the name says so.
+        dtype = str(value.dtype.newbyteorder("<"))
+        return {"$": "array", "path": _place(tensors, path, _from_array(value, path)), "dtype": dtype}
     if isinstance(value, bytes):
         return {"$": "bytes", "hex": value.hex()}
     if isinstance(value, list):
@@ -66,7 +68,7 @@ def _encode_dict(value: dict[Any, Any], tensors: Tensors, path: str) -> Any:
     if type(value) not in (dict, OrderedDict) and not hasattr(value, "items"):
         raise MemauditError(f"a {type(value).__qualname__} is not a plain dict", where=path)
     if all(isinstance(key, str) for key in value) and "$" not in value:
-        return {key: encode(item, tensors, _join(path, key)) for key, item in value.items()}
+        return {_text(key, path): encode(item, tensors, _join(path, key)) for key, item in value.items()}
     items = [
         [encode(key, tensors, _join(path, f"key{index}")), encode(item, tensors, _join(path, key))]
         for index, (key, item) in enumerate(value.items())
@@ -101,6 +103,23 @@ def decode(value: Any, tensors: Tensors) -> Any:
             return {decode(key, tensors): decode(item, tensors) for key, item in value["items"]}
         case other:
             raise MemauditError(f"an anchor holds a value of the unknown kind {other!r}")
+
+
+def _text(value: str, path: str) -> str:
+    """Return ``value`` if it has a UTF-8 form; a lone surrogate has none."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MemauditError("a string with a lone surrogate cannot be written", where=path) from error
+    return value
+
+
+def _place(tensors: Tensors, path: str, tensor: torch.Tensor) -> str:
+    """Put a tensor under ``path``, primed where two keys make the same one (``{"a.b": …, "a": {"b": …}}``)."""
+    while path in tensors:
+        path += "'"
+    tensors[path] = tensor
+    return path
 
 
 def _join(path: str, part: object) -> str:

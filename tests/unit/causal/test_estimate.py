@@ -39,7 +39,7 @@ def test_a_clear_effect_is_said_in_a_sentence() -> None:
     differences = [0.013 + 0.008 * z for z in np.random.default_rng(4).standard_normal(20)]
     row = nll(some(differences))
     assert row["verdict"] == "effect"
-    assert row["sentence"].startswith("Resetting optimizer.momentum_buffer at step 400 raised nll by 0.01")
+    assert row["sentence"].startswith("Resetting optimizer.momentum_buffer at step 400 raised nll of p by 0.01")
     assert row["sentence"].endswith("100 steps later; 20 units, conditional on this anchor; adjusted p = 0.0002.")
     assert row["differences"] == pytest.approx(differences)
     assert row["estimate"] == pytest.approx(np.mean(differences))
@@ -47,7 +47,7 @@ def test_a_clear_effect_is_said_in_a_sentence() -> None:
 
 def test_a_lowering_is_said_with_a_positive_size() -> None:
     row = nll(some([-0.013 - 0.001 * unit for unit in range(8)]))
-    assert "lowered nll by 0.01" in row["sentence"]
+    assert "lowered nll of p by 0.01" in row["sentence"]
     assert row["interval"][1] < 0
 
 
