@@ -25,7 +25,7 @@ demo: setup ## Record, verify and replay a real training; write demo/report.html
 	$(BIN)/memaudit demo --out demo
 
 test: setup ## Run all tests.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 static: setup ## Format, lint and types.
 	$(BIN)/ruff format --check .
@@ -35,7 +35,7 @@ static: setup ## Format, lint and types.
 check: static test ## Everything CI checks: static, and all tests (docs in step with the code among them).
 
 validate: setup ## The longer studies, whose figures stand in docs/.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m validate
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m validate
 
 bench: setup ## The benchmarks, whose tables stand in docs/.
 	$(BIN)/python benchmarks/record.py

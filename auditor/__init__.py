@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from auditor.adapters.explicit import record
+    from auditor.adapters.explicit import Run, record
     from auditor.errors import MemauditError
-    from auditor.adapters.explicit import Run
 
 __version__ = "0.1.0"
 __all__ = ["MemauditError", "Run", "__version__", "record"]

@@ -64,7 +64,4 @@ def _verdict(estimate: dict[str, Any]) -> str:
     rows = estimate["estimates"]
     effects = sum(row["verdict"] == "effect" for row in rows)
     tested = sum(row["verdict"] != "descriptive" for row in rows)
-    return (
-        f"complete: {effects} of {tested} tested contrasts show an effect; "
-        f"{estimate['conditional']}"
-    )
+    return f"complete: {effects} of {tested} tested contrasts show an effect; {estimate['conditional']}"

@@ -168,18 +168,21 @@ def _consent(study: Study, *, trusted: bool) -> None:
 
 def _execute(study: Study, jobs: int | None, key: Path | None, text: bytes | None) -> dict[str, Any]:
     from auditor.evidence.keys import load_or_create_default, load_private
+    from auditor.replay.executors.forkserver import ForkserverExecutor
 
     threads = study.run.environment["numerics"]["threads"]
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     signer = load_or_create_default() if key is None else load_private(key)
     tell = _Teller()
+    executor = ForkserverExecutor(workers)
     try:
-        return study.execute(workers, signer, plan_text=text, progress=tell)
+        return study.execute(executor, signer, plan_text=text, progress=tell)
     except KeyboardInterrupt:
         raise MemauditError(
             "stopped", where=str(study.out), next_step="give the same command again: it goes on where it stopped"
         ) from None
     finally:
+        executor.shutdown(cancel_futures=True)
         tell.close()
 
 

@@ -70,6 +70,12 @@ class Cell(Session):
         super().first_epoch()
         return int(self._place["epoch"] or 0)
 
+    def begin_pass(self, loader: Any) -> None:
+        """Begin a walk; where it was resumed at the fork itself, fork before its first batch."""
+        super().begin_pass(loader)
+        if self._is_fork_place("step"):
+            self._fork()
+
     def start_walk(self, loader: Any) -> Walk:
         """Restore, if this is the anchor's pass; fork, if this is the place; begin the walk."""
         if self._restored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ class CellStore:
 
     def begin(self, cell: Cell) -> Path:
         """Make a fresh working directory for a cell, without what a killed attempt left."""
-        working = self.directory / f".{cell.hash}.part"
+        working = self._working(cell)
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir()
         write_canonical(working / "cell.json", cell.description)
@@ -110,7 +111,7 @@ class CellStore:
 
         A cell that failed keeps its working directory, log included, until it is tried again.
         """
-        working = self.directory / f".{cell.hash}.part"
+        working = self._working(cell)
         try:
             result = json.loads((working / "result.json").read_text("utf-8"))
         except FileNotFoundError:
@@ -122,7 +123,11 @@ class CellStore:
 
     def log(self, cell: Cell) -> Path:
         """Return the log of a cell that failed."""
-        return self.directory / f".{cell.hash}.part" / "log.txt"
+        return self._working(cell) / "log.txt"
+
+    def _working(self, cell: Cell) -> Path:
+        # Named after this process: one that a killed study left behind may still be writing into its own.
+        return self.directory / f".{cell.hash}.{os.getpid()}.part"
 
     def sweep(self) -> None:
         """Remove what killed attempts left."""

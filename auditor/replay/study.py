@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from auditor.evidence.keys import SigningKey
 from auditor.evidence.manifest import STUDY, write_manifest
 from auditor.evidence.run_view import RunView
 from auditor.replay.cells import Cell, CellStore, plan_cells
-from auditor.replay.executors.pool import run_cells
+from auditor.replay.executors.run import run_cells
 from auditor.replay.nulls import carry_null, check_units_differ, desynchronised, gate_verdict
 from auditor.replay.plan import CONTROL, Plan
 from auditor.replay.program import launch_of
@@ -47,9 +48,11 @@ class Study:
         self.cells = plan_cells(plan, run, self.reached)
 
     def execute(
-        self, workers: int, key: SigningKey, *, plan_text: bytes | None, progress: Callable[[Progress], None]
+        self, executor: Executor, key: SigningKey, *, plan_text: bytes | None, progress: Callable[[Progress], None]
     ) -> dict[str, Any]:
         """Run what is missing, estimate, sign; return the content of estimate.json.
+
+        ``executor`` gives each task a fresh process (:mod:`auditor.replay.executors.forkserver`).
 
         Raises
         ------
@@ -70,11 +73,11 @@ class Study:
             progress(Progress(done, total, cell.title))
 
         gate, first, again = self.cells[:3]
-        run_cells([gate, first, again], store, self.launch, workers, on_done)
+        run_cells([gate, first, again], store, self.launch, executor, on_done)
         verdict = gate_verdict(self.run, store, gate)
         null = carry_null(store, first, again)
         if verdict["verdict"] == "passed" and null["verdict"] == "passed":
-            run_cells(self.cells, store, self.launch, workers, on_done)
+            run_cells(self.cells, store, self.launch, executor, on_done)
             check_units_differ(store, [cell for cell in self.cells if cell.arm == CONTROL and not cell.repeat])
         estimate = self._estimate(store, verdict, null)
         write_canonical(self.out / "estimate.json", estimate)

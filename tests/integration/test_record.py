@@ -98,7 +98,9 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "sitecustomize.py").write_text("print('mine')\n")
     script = tmp_path / "show.py"
-    script.write_text("import sys, os; print(os.environ.get('PYTHONPATH')); print([p for p in sys.path if 'adapters' in p])")
+    script.write_text(
+        "import sys, os; print(os.environ.get('PYTHONPATH')); print([p for p in sys.path if 'adapters' in p])"
+    )
     answer = memaudit(
         "record", "--seed", "1", "--", sys.executable, script, cwd=tmp_path, PYTHONPATH=str(tmp_path / "mine")
     )
@@ -126,7 +128,10 @@ def test_a_failing_training_ends_the_trace_with_its_error(tmp_path: Path) -> Non
 
 def test_a_killed_training_is_unfinished_and_never_passed(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, TRAIN, "--epochs", "100000"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, TRAIN, "--epochs", "100000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     trace = tmp_path / "run" / "trace.jsonl"
     deadline = time.monotonic() + 60

@@ -57,7 +57,9 @@ def main():
     parser.add_argument("--drop-last", action="store_true")
     parser.add_argument("--optimizer", choices=["sgd", "plain", "adam", "dampened"], default="sgd")
     parser.add_argument("--anchor-every", type=int)
-    parser.add_argument("--nondeterministic", action="store_true", help="draw from the clock: a training that cannot repeat")
+    parser.add_argument(
+        "--nondeterministic", action="store_true", help="draw from the clock: a training that cannot repeat"
+    )
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--break-at", type=int)
     parser.add_argument("--witness")

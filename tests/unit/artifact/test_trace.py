@@ -1,0 +1,67 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auditor.artifact.trace import GENESIS, TraceWriter
+from auditor.evidence.trace_reader import read_trace
+
+
+def test_each_line_holds_the_hash_of_the_line_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with TraceWriter(path) as trace:
+        for number in range(3):
+            trace.append("note", {"n": number, "a": None})
+    lines = path.read_bytes().splitlines(keepends=True)
+    heads = [GENESIS, *(hashlib.sha256(line).hexdigest() for line in lines)]
+    assert [json.loads(line)["prev"] for line in lines] == heads[:3]
+    assert [json.loads(line)["seq"] for line in lines] == [0, 1, 2]
+    assert (trace.head, trace.lines) == (heads[3], 3)
+    assert lines[0] == f'{{"a":null,"event":"note","n":0,"prev":"{GENESIS}","seq":0}}\n'.encode()
+
+
+def test_what_cannot_be_written_leaves_no_line(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "trace.jsonl") as trace:
+        trace.append("note", {})
+        head = trace.head
+        with pytest.raises(ValueError, match="beyond"):
+            trace.append("note", {"n": 2**60})
+        with pytest.raises(ValueError, match="JSON"):
+            trace.append("note", {"n": float("nan")})
+        assert (trace.head, trace.lines) == (head, 1)
+        trace.append("note", {})
+    assert len((tmp_path / "trace.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_a_trace_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        TraceWriter(tmp_path / "trace.jsonl")
+
+
+def test_closing_twice_is_allowed(tmp_path: Path) -> None:
+    trace = TraceWriter(tmp_path / "trace.jsonl")
+    trace.close()
+    trace.close()
+    with pytest.raises(ValueError, match="closed"):
+        trace.append("note", {})
+
+
+def test_every_line_outlives_a_killed_process(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from auditor.artifact.trace import TraceWriter\n"
+        "trace = TraceWriter(Path(sys.argv[1]))\n"
+        "for n in range(50): trace.append('note', {'n': n})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    if os.name == "nt":
+        pytest.skip("no SIGKILL")
+    ended = subprocess.run([sys.executable, "-c", program, str(path)])
+    assert ended.returncode == -signal.SIGKILL
+    assert [event["n"] for event in read_trace(path.read_bytes()).events] == list(range(50))
