@@ -43,7 +43,10 @@ def command(out: Path, seeds: int) -> None:
             next_step="pip install 'training-memaudit[demo]'",
         )
     run, study, report = out / "run", out / "study", out / "report.html"
-    _memaudit("record", "--out", run, "--seed", 0, "--", "python", resource("examples/digits.py"))
+    program = resource("examples/digits.py")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    _memaudit("record", "--out", run, "--seed", 0, "--", "python", program)
     _memaudit("verify", run)
     _memaudit(
         *("replay", run, "--at", 60, "--do", "optimizer.momentum_buffer=reset", "--horizon", 5, "--horizon", 20),

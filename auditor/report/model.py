@@ -89,10 +89,12 @@ def build_report(
         ]
         title = " and ".join(parts)
         worst = "passed" if worst == "complete" else worst
-        good = sum(word in ("passed", "complete") for word in words)
-        sentence = (
-            "All of them hold." if good == len(words) else f"{good} of {len(words)} hold; the rest is explained below."
+        sentence = " ".join(
+            f"{subject.kind.capitalize()} {subject.name}: {subject.sentence.rstrip('.')}." for subject in subjects[:6]
         )
+        if len(subjects) > 6:
+            good = sum(word in ("passed", "complete") for word in words)
+            sentence = f"{good} of {len(words)} hold; each is explained below."
     return Report(title, __version__, mark(VERDICTS, worst), sentence, tuple(subjects))
 
 

@@ -132,7 +132,10 @@ def _results(estimate: Document, limits: Limits) -> tuple[Section, ...]:
         return controls, Section("effects", "Effects", (text,)), _receipts(estimate, limits)
     rows = estimate["estimates"]
     left = effects.hidden(rows, limits)
-    text = "p is the sign-flip p-value; adjusted p covers every tested contrast of the plan. The interval decides."
+    text = (
+        "An effect needs an interval that excludes zero and an adjusted p of at most 0.05. p is the sign-flip p-value; "
+        "the adjusted p covers every tested contrast of the plan."
+    )
     more = (f"{plural(left, 'more outcome')} not shown; estimate.json has all of them.",) if left else ()
     shown = Section("effects", "Effects", (text, *more), effects=effects.effects(rows, limits))
     return shown, controls, _receipts(estimate, limits)
