@@ -101,8 +101,11 @@ def program() -> dict[str, Any]:
     file = getattr(main, "__file__", None)
     if file is None or not Path(file).is_file():
         return {"path": None, "sha256": None, "argv": list(sys.argv[1:])}
+    path = Path(file).resolve()
+    here = Path.cwd().resolve()
     return {
-        "path": os.fspath(file),
+        # Relative where it can be: the path then means something on another machine, and says less about this one.
+        "path": str(path.relative_to(here) if path.is_relative_to(here) else path),
         "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
         "argv": list(sys.argv[1:]),
     }

@@ -90,12 +90,19 @@ def build_report(
         title = " and ".join(parts)
         worst = "passed" if worst == "complete" else worst
         sentence = " ".join(
-            f"{subject.kind.capitalize()} {subject.name}: {subject.sentence.rstrip('.')}." for subject in subjects[:6]
+            f"{_label(subject)}: {subject.sentence[:1].lower()}{subject.sentence[1:].rstrip('.')}."
+            for subject in subjects[:6]
         )
         if len(subjects) > 6:
             good = sum(word in ("passed", "complete") for word in words)
             sentence = f"{good} of {len(words)} hold; each is explained below."
     return Report(title, __version__, mark(VERDICTS, worst), sentence, tuple(subjects))
+
+
+def _label(subject: Subject) -> str:
+    """ "Run", or "Run NAME" where the name says more."""
+    kind = subject.kind.capitalize()
+    return kind if subject.name == subject.kind else f"{kind} {subject.name}"
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
