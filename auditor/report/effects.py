@@ -113,7 +113,8 @@ def _table(word: str, rows: Sequence[Row], total: int) -> Table:
         names = [columns[i] for i in keep]
         return table(f"{word}: every arm and horizon", names, lines, numeric={1, 3, 4, 5}, total=total)
     return table(
-        f"{word}: every arm and horizon. Variance kept: the paired difference's over the sum of both arms'; below 1, pairing paid.",
+        f"{word}: every arm and horizon. Variance kept: the paired difference's over the sum of both arms'; "
+        "below 1, pairing paid.",
         columns,
         lines,
         numeric={1, 3, 4, 5, 6, 7, 8},

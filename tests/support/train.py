@@ -8,6 +8,7 @@ import argparse
 import copy
 import hashlib
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def witness(*modules, optimizer):
         for name, value in sorted(state.items()):
             sha.update(name.encode() + (value.numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()))
     sha.update(torch.get_rng_state().numpy().tobytes())
-    sha.update(repr(random.getstate()).encode() + repr(np.random.get_state(legacy=False)).encode())  # noqa: NPY002
+    sha.update(repr(random.getstate()).encode() + repr(np.random.get_state(legacy=False)).encode())
     return sha.hexdigest()
 
 
@@ -89,7 +90,7 @@ def main():
         for _ in run.epochs(options.epochs):
             model.train()
             for batch, labels in run.batches(loader):
-                noise = 0.05 * random.random() + 0.01 * np.random.randn()  # noqa: NPY002
+                noise = 0.05 * random.random() + 0.01 * np.random.randn()
                 if options.nondeterministic:
                     noise += random.SystemRandom().random()
                 optimizer.zero_grad()
@@ -108,8 +109,7 @@ def main():
                 if step == options.break_at:
                     break
     if options.witness:
-        with open(options.witness, "w") as file:
-            file.write("\n".join(lines))
+        Path(options.witness).write_text("\n".join(lines))
     print("done")
 
 

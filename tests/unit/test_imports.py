@@ -29,7 +29,11 @@ MAY_IMPORT = {
     "report": GROUND | {"evidence", "compare", "causal", "replay", "lint"},
     "cli": GROUND | {"evidence", "compare", "causal", "replay", "lint", "report", "adapters"},
 }
-ONLY_IN = {"click": {"cli"}, "jinja2": {"report"}, "torch": {"state", "outcomes", "interventions", "recorder", "adapters"}}
+ONLY_IN = {
+    "click": {"cli"},
+    "jinja2": {"report"},
+    "torch": {"state", "outcomes", "interventions", "recorder", "adapters"},
+}
 
 
 def files() -> list[Path]:
@@ -75,7 +79,9 @@ def test_arrows_point_one_way(path: Path) -> None:
         top, _, rest = name.partition(".")
         if top == "auditor" and rest:
             other = rest.partition(".")[0]
-            assert other == here or other in MAY_IMPORT[here] or other == "__version__", f"{here} must not import {name}"
+            assert other == here or other in MAY_IMPORT[here] or other == "__version__", (
+                f"{here} must not import {name}"
+            )
         for library, rooms in ONLY_IN.items():
             assert top != library or here in rooms, f"only {sorted(rooms)} may know {library}"
 
