@@ -9,8 +9,10 @@ from auditor.artifact.digest import array_digest
 from auditor.state.tensors import torch_digest
 
 DTYPES = st.sampled_from(
-    [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.uint8, torch.bool]
-    + [torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2]
+    [
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64),
+    ]
 )
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 

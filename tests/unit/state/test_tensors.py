@@ -28,9 +28,9 @@ def laid_out(vector: Vector) -> torch.Tensor:
             wide[..., ::2] = plain
             return wide[..., ::2]
         case "offset":
-            return torch.cat([torch.zeros(16, dtype=torch.uint8).view(dtype), plain.reshape(-1)])[-plain.numel() :].view(
-                shape
-            )
+            return torch.cat([torch.zeros(16, dtype=torch.uint8).view(dtype), plain.reshape(-1)])[
+                -plain.numel() :
+            ].view(shape)
         case "channels last":
             return plain.contiguous(memory_format=torch.channels_last)
         case "expanded":

@@ -16,11 +16,21 @@ from auditor.errors import MemauditError
 from auditor.state.values import decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-DTYPES = [hnp.boolean_dtypes(), hnp.integer_dtypes(), hnp.unsigned_integer_dtypes(), hnp.floating_dtypes(sizes=(16, 32, 64))]
-ARRAYS = hnp.arrays(st.one_of(*DTYPES, hnp.complex_number_dtypes(sizes=(64, 128))), hnp.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=3))
+DTYPES = [
+    hnp.boolean_dtypes(),
+    hnp.integer_dtypes(),
+    hnp.unsigned_integer_dtypes(),
+    hnp.floating_dtypes(sizes=(16, 32, 64)),
+]
+ARRAYS = hnp.arrays(
+    st.one_of(*DTYPES, hnp.complex_number_dtypes(sizes=(64, 128))),
+    hnp.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=3),
+)
 TENSORS = st.lists(st.floats(width=32), max_size=4).map(torch.tensor)
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.binary(max_size=6), ARRAYS, TENSORS)
-KEYS = st.one_of(TEXT, st.just("$"), st.integers(), st.booleans(), st.none(), st.tuples(st.integers(), TEXT), st.binary(max_size=3))
+KEYS = st.one_of(
+    TEXT, st.just("$"), st.integers(), st.booleans(), st.none(), st.tuples(st.integers(), TEXT), st.binary(max_size=3)
+)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -48,7 +58,9 @@ def same(one: Any, two: Any) -> bool:
         pairs = zip(one.items(), two.items(), strict=True)
         return len(one) == len(two) and all(a == b and same(x, y) for (a, x), (b, y) in pairs)
     if isinstance(one, list | tuple | deque):
-        return len(one) == len(two) and all(map(same, one, two)) and getattr(one, "maxlen", 0) == getattr(two, "maxlen", 0)
+        return (
+            len(one) == len(two) and all(map(same, one, two)) and getattr(one, "maxlen", 0) == getattr(two, "maxlen", 0)
+        )
     if isinstance(one, float):
         return (math.isnan(one) and math.isnan(two)) or (one == two and math.copysign(1, one) == math.copysign(1, two))
     return bool(one == two)
@@ -92,7 +104,11 @@ def test_paths_are_dotted() -> None:
 
 
 def test_two_keys_that_make_one_path_keep_their_tensors_apart() -> None:
-    value = {"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}, "n": {1: torch.full((1,), 2.0), "1": torch.full((1,), 3.0)}}
+    value = {
+        "a.b": torch.zeros(1),
+        "a": {"b": torch.ones(1)},
+        "n": {1: torch.full((1,), 2.0), "1": torch.full((1,), 3.0)},
+    }
     tensors: dict[str, torch.Tensor] = {}
     again = decode(encode(value, tensors), tensors)
     assert len(tensors) == 4

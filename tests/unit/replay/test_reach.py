@@ -1,0 +1,102 @@
+"""From which anchor a step is come back to, on small real recordings: passes of 3 steps, anchors every 2."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import auditor
+from auditor.errors import InconclusiveError, MemauditError
+from auditor.evidence.run_view import RunView
+from auditor.replay.reach import reach
+from auditor.state.streams import Preserved, global_streams
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunView]]:
+    """Epochs over a loader, a loader without run.epochs, a loop without a loader."""
+    home = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch, Preserved(global_streams()):
+        patch.setenv("MEMAUDIT_HOME", str(home / "keys"))
+        for name in ("epochs", "passes", "steps"):
+            record(home / name, name)
+        yield {name: RunView.open(home / name) for name in ("epochs", "passes", "steps")}
+
+
+def record(path: Path, kind: str) -> None:
+    with auditor.record(path, seed=0, anchor_every=2) as run:
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        loader = DataLoader(TensorDataset(torch.arange(6.0).reshape(6, 1)), batch_size=2, shuffle=True)
+        run.watch(model=model, optimizer=optimizer)
+
+        def step(batch: torch.Tensor) -> None:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+            run.step()
+
+        if kind == "steps":
+            for _ in run.steps(9):
+                step(torch.rand(2, 1))
+            return
+        for _ in run.epochs(3) if kind == "epochs" else range(3):
+            for (batch,) in run.batches(loader):
+                step(batch)
+
+
+@pytest.mark.parametrize(
+    ("at", "where", "step", "kind"),
+    [
+        (0, "pass", 0, "start"),
+        (1, "step", 0, "start"),
+        (2, "step", 2, "step"),
+        (3, "pass", 3, "pass"),
+        (4, "step", 4, "step"),
+        (5, "step", 4, "step"),
+        (6, "pass", 6, "pass"),
+        (8, "step", 8, "step"),
+    ],
+)
+def test_the_latest_anchor_not_after_the_fork(
+    recordings: dict[str, RunView], at: int, where: str, step: int, kind: str
+) -> None:
+    found = reach(recordings["epochs"], at, 1)
+    assert (found.where, found.anchor["step"], found.anchor["at"]) == (where, step, kind)
+    assert found.last_step == 9
+
+
+def test_at_a_passes_end_the_fork_lies_at_the_next_passes_start(recordings: dict[str, RunView]) -> None:
+    paths = [anchor.path for anchor in recordings["epochs"].anchors if anchor.step == 6]
+    assert paths == ["anchors/step-000006", "anchors/step-000006-pass"], "one inside the pass, and one at the next"
+    assert reach(recordings["epochs"], 6, 1).anchor["path"] == paths[1]
+
+
+@pytest.mark.parametrize(("at", "step"), [(1, 0), (2, 2), (5, 4), (8, 8)])
+def test_a_loop_without_a_loader(recordings: dict[str, RunView], at: int, step: int) -> None:
+    found = reach(recordings["steps"], at, 1)
+    assert (found.where, found.anchor["step"]) == ("step", step)
+
+
+def test_passes_outside_run_epochs_are_reached_from_the_start(recordings: dict[str, RunView]) -> None:
+    assert {reach(recordings["passes"], at, 1).anchor["at"] for at in range(9)} == {"start"}
+
+
+def test_a_horizon_past_the_end_says_what_would_fit(recordings: dict[str, RunView]) -> None:
+    reach(recordings["epochs"], 5, 4)
+    with pytest.raises(MemauditError, match="last step, 9") as caught:
+        reach(recordings["epochs"], 5, 5)
+    assert "at most 4" in caught.value.next_step
+    assert caught.value.exit_status == 2
+
+
+def test_without_an_anchor_that_can_be_entered_the_answer_is_inconclusive(recordings: dict[str, RunView]) -> None:
+    run = RunView.open(recordings["passes"].path)
+    for event in run.trace.of("anchor"):
+        event["enter"] = None
+    with pytest.raises(InconclusiveError) as caught:
+        reach(run, 4, 1)
+    assert caught.value.exit_status == 4
+    assert "run.epochs" in caught.value.next_step

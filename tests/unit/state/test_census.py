@@ -1,0 +1,129 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+from auditor.artifact.resources import schema
+from auditor.errors import MemauditError
+from auditor.state.census import Watched, loader_generators
+
+DATA = TensorDataset(torch.arange(4.0))
+
+
+def watch(**objects: object) -> Watched:
+    found = Watched()
+    for name, thing in objects.items():
+        found.add(name, thing)
+    return found
+
+
+def names(found: Watched) -> list[str]:
+    return [source.name for source in found.sources()]
+
+
+def test_one_of_each_kind_in_the_order_of_the_census() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.register_buffer("mask", torch.ones(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    found = watch(
+        queue=torch.zeros(3),
+        teacher=copy.deepcopy(model),
+        average=AveragedModel(model),
+        scaler=torch.amp.GradScaler("cpu"),
+        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 2),
+        optimizer=optimizer,
+        model=model,
+        extra=torch.zeros(1),
+        nothing=None,
+    )
+    model(torch.ones(3, 2)).sum().backward()
+    optimizer.step()
+    hyper = ["dampening", "initial_lr", "lr", "maximize", "momentum", "nesterov", "weight_decay"]
+    assert names(found) == [
+        *("params", "bn", "buffers", "optimizer.momentum_buffer"),
+        *(f"hyper.{name}" for name in hyper),
+        *("scheduler", "scaler", "ema", "teacher", "queue", "other"),
+    ]
+    from jsonschema import Draft202012Validator
+
+    entry = Draft202012Validator(schema("trace-event"))
+    event = {"event": "census", "seq": 1, "prev": "0" * 64, "streams": []}
+    entry.validate({**event, "sources": [source.describe() for source in found.sources()]})
+
+
+def test_slots_appear_with_the_first_step() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    found = watch(model=model, optimizer=optimizer)
+    assert not any(name.startswith("optimizer") for name in names(found))
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert [name for name in names(found) if name.startswith("optimizer")] == [
+        *("optimizer.exp_avg", "optimizer.exp_avg_sq", "optimizer.step")
+    ]
+    assert found.slot_source("optimizer.max_exp_avg_sq") is not None
+    assert found.slot_source("scheduler") is None
+
+
+def test_two_of_a_kind_are_told_apart_by_their_keyword() -> None:
+    nets = {"generator": nn.Linear(2, 2), "critic": nn.Linear(2, 1)}
+    optimizers = {f"{name}_optimizer": torch.optim.Adam(net.parameters()) for name, net in nets.items()}
+    found = watch(**nets, **optimizers)
+    assert names(found)[:2] == ["params[critic]", "params[generator]"]
+    assert "hyper[critic_optimizer].lr" in names(found)
+    assert "generator.weight" in found.parameter_names().values()
+    assert found.slot_source("optimizer[critic_optimizer].exp_avg") is not None
+    assert found.slot_source("optimizer.exp_avg") is None
+
+
+@pytest.mark.parametrize(
+    ("keyword", "kind"),
+    [
+        ("teacher", "teacher"),
+        ("ema_model", "ema"),
+        ("swa", "swa"),
+        ("momentum_teacher", "teacher"),
+        ("student", "params"),
+        ("embedding", "params"),
+    ],
+)
+def test_a_modules_keyword_decides(keyword: str, kind: str) -> None:
+    assert names(watch(**{keyword: nn.Linear(1, 1)})) == [kind]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "kind"), [("memory_bank", "queue"), ("replay_buffer", "queue"), ("center", "other")]
+)
+def test_a_tensors_keyword_decides(keyword: str, kind: str) -> None:
+    assert names(watch(**{keyword: torch.zeros(1)})) == [kind]
+
+
+def test_what_cannot_be_captured_is_refused_by_its_keyword() -> None:
+    with pytest.raises(MemauditError, match=r"builtins\.list cannot be watched") as caught:
+        watch(history=[1, 2])
+    assert caught.value.where == "run.watch(history=…)"
+    found = watch(model=nn.Linear(1, 1))
+    with pytest.raises(MemauditError, match="two different objects"):
+        found.add("model", nn.Linear(1, 1))
+    found.add("model", found.objects["model"])
+
+
+def test_streams_are_the_global_ones_and_every_generator_once() -> None:
+    shared = torch.Generator().manual_seed(1)
+    own = torch.Generator().manual_seed(2)
+    loaders = [
+        DataLoader(DATA, shuffle=True, generator=shared),
+        DataLoader(DATA, sampler=RandomSampler(DATA, generator=own), generator=shared),
+        DataLoader(DATA, shuffle=True),
+    ]
+    found = watch(noise=np.random.default_rng(3), first=shared, default=torch.default_generator)
+    streams = [stream.name for stream in found.streams(loaders)]
+    assert streams == ["python", "numpy", "torch", "noise", "first", "sampler[2]"]
+    assert [stream.name for stream in watch().streams(loaders[:1])][-1] == "loader"
+    assert loader_generators(loaders[0]) == [("loader", shared)]
+    assert loader_generators(loaders[1]) == [("loader", shared), ("sampler", own)]
+    assert loader_generators(loaders[2]) == []
