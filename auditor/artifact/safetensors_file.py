@@ -40,6 +40,10 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 
 
+STORABLE = frozenset(dtype for dtype, _ in DTYPES.values())
+"""torch's names of the dtypes that an anchor can hold."""
+
+
 class SafetensorsError(MemauditError):
     """Bytes that are not one well-formed safetensors file."""
 

@@ -14,6 +14,7 @@ from auditor.errors import MemauditError
 from auditor.state.anchor import copied
 from auditor.state.census import Watched
 from auditor.state.source import Reading, Source
+from auditor.state.tensors import logical
 
 
 class NotApplicable(Exception):  # noqa: N818 - an answer, not an error
@@ -107,8 +108,7 @@ def _measured(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str
         new = after[name].tensors
         for path, tensor in old.tensors.items():
             total += tensor.numel()
-            same = path in new and new[path].shape == tensor.shape
-            changed += int((new[path].cpu() != tensor).sum()) if same else tensor.numel()
+            changed += _elements_changed(tensor, new.get(path))
     return {
         "tensors": sum(len(reading.tensors) for reading in before.values()),
         "norm_before": encode_float(_norm(before)),
@@ -117,6 +117,14 @@ def _measured(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str
         "digest_before": {name: digest_text(reading.digest()) for name, reading in before.items()},
         "digest_after": {name: digest_text(reading.digest()) for name, reading in after.items()},
     }
+
+
+def _elements_changed(old: torch.Tensor, new: torch.Tensor | None) -> int:
+    """Return how many elements differ in any bit: NaN equals itself, and 0.0 is not -0.0."""
+    if new is None or new.shape != old.shape or new.dtype != old.dtype or not old.numel():
+        return old.numel()
+    pair = [logical(tensor.detach()).reshape(-1, 1).view(torch.uint8) for tensor in (old, new)]
+    return int((pair[0] != pair[1]).any(dim=1).sum())
 
 
 def _norm(readings: dict[str, Reading]) -> float:

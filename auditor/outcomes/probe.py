@@ -138,9 +138,12 @@ class _evaluating:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         for name, layer in self._model.named_modules():
-            layer.training = self._training[name]
+            layer.training = self._training.get(name, layer.training)
         for name, buffer in self._model.named_buffers():
-            before = self._buffers[name]
+            before = self._buffers.get(name)
+            if before is None:
+                self._warnings.add(f"evaluating the model adds a buffer, {name}")
+                continue
             # By their bits: torch.equal knows no float8, and NaN is not equal to itself.
             if torch_digest(name, buffer) != torch_digest(name, before):
                 with torch.no_grad():

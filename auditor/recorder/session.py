@@ -20,6 +20,7 @@ from auditor.recorder import contract
 from auditor.recorder.journal import Journal
 from auditor.recorder.order import Walk
 from auditor.recorder.settings import Settings
+from auditor.state.anchor import check_storable
 from auditor.state.census import Watched
 from auditor.state.source import Source
 from auditor.state.streams import Stream
@@ -86,7 +87,9 @@ class Session(ABC):
             self._cached = None
         for source in self.watched.sources():
             try:
-                source.read().digest()
+                reading = source.read()
+                check_storable(reading)
+                reading.digest()
             except MemauditError as error:
                 raise MemauditError(
                     error.what, where=f"{source.name}, {error.where}", why=error.why, next_step=error.next_step

@@ -160,9 +160,9 @@ def from_document(document: Any, where: str) -> Plan:
     fork = document["forks"][0]
     return Plan(
         run=fork["run"],
-        at=fork["at"],
+        at=int(fork["at"]),
         arms=tuple(arms),
-        horizons=tuple(sorted(document["horizons"])),
+        horizons=tuple(sorted(map(int, document["horizons"]))),
         seeds=tuple(document["units"]["seeds"]),
         outcomes=tuple(document["outcomes"]),
         margins={name: float(value) for name, value in document["margins"].items()},
@@ -205,6 +205,8 @@ def intervention_name(description: dict[str, Any]) -> str:
 
 def _arm(item: dict[str, Any], where: str) -> PlannedArm:
     name = item.get("name") or "+".join(intervention_name(part) for part in item["do"]) or CONTROL
+    if not item["do"] and name != CONTROL:
+        raise PlanError(f"arm {name!r} changes nothing", where=where, next_step=f"drop it: {CONTROL} is always there")
     if item["do"] and name in (CONTROL, GATE):
         raise PlanError(f"an arm that changes something cannot be called {name!r}", where=where)
     return PlannedArm(name, tuple(item["do"]))

@@ -13,14 +13,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from auditor.artifact.canonical import write_atomically, write_canonical
+from auditor.artifact.safetensors_file import STORABLE
 from auditor.artifact.strict_json import parse_canonical
 from auditor.errors import MemauditError
 from auditor.state.source import Reading
-from auditor.state.tensors import logical
+from auditor.state.tensors import dtype_name, logical
 
 FORMAT = "anchor-1"
 TENSORS_FILE = "tensors.safetensors"
 VALUES_FILE = "values.json"
+
+
+def check_storable(reading: Reading) -> None:
+    """Refuse what an anchor could not hold.
+
+    Raises
+    ------
+    MemauditError
+        If a tensor has a dtype that safetensors has no name for; it names the path.
+    """
+    for path, tensor in reading.tensors.items():
+        if dtype_name(tensor.dtype) not in STORABLE:
+            raise MemauditError(
+                f"a tensor of dtype {dtype_name(tensor.dtype)} cannot be written to an anchor",
+                where=path,
+                why="safetensors has no such dtype",
+                next_step="keep it as a dtype it has (complex128 as torch.view_as_real), or watch its parts",
+            )
 
 
 class Snapshot:

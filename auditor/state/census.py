@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +25,7 @@ from auditor.state.streams import (
     global_streams,
 )
 
-# A watched keyword that contains one of these words decides the kind where the type does not.
+# Where the type does not decide the kind, a word of the watched keyword (between underscores or digits) does.
 _KIND_WORDS = ("teacher", "ema", "swa", "queue", "bank", "buffer", "scheduler", "scaler", "sampler", "augment")
 _KIND_OF_WORD = {"bank": "queue", "buffer": "queue", "sampler": "order"}
 
@@ -155,8 +156,9 @@ def _can_be_watched(thing: object) -> bool:
 
 
 def _word_kind(keyword: str) -> str | None:
+    words = re.split(r"[^a-z]+", keyword.lower())
     for word in _KIND_WORDS:
-        if word in keyword.lower().split("_") or keyword.lower().startswith(word):
+        if word in words:
             return _KIND_OF_WORD.get(word, word)
     return None
 

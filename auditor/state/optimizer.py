@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from auditor.errors import MemauditError
 from auditor.state.source import HIDDEN, Reading, Source, half_life_of
 from auditor.state.values import decode, encode
 
@@ -122,7 +123,14 @@ class HyperSource(Source):
 
     def restore(self, reading: Reading) -> None:
         """Set the stored values."""
-        for index, (group, value) in enumerate(zip(self.watched.optimizer.param_groups, reading.values, strict=True)):
+        groups = self.watched.optimizer.param_groups
+        if len(groups) != len(reading.values):
+            raise MemauditError(
+                f"the program's optimizer has {len(groups)} parameter groups, the anchor {len(reading.values)}",
+                where=self.name,
+                next_step="replay the program and arguments that were recorded",
+            )
+        for index, (group, value) in enumerate(zip(groups, reading.values, strict=True)):
             decoded = decode(value, reading.tensors)
             current = group.get(self.key)
             if isinstance(current, torch.Tensor):

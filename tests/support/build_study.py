@@ -209,6 +209,7 @@ def estimate_document(
             {
                 "name": arm.name,
                 "do": [dict(d) for d in arm.do],
+                "desynchronised": [],
                 "receipts": {
                     "applied": arm.applied or 0,
                     "not_applied": arm.not_applied,

@@ -62,7 +62,14 @@ def signed_study(
         "conditional": "conditional on this anchor",
         "gate": {"verdict": "passed", "steps": 5, "numerics": "same", "first": None},
         "nulls": [{"name": "carry/carry", "verdict": "passed", "message": "equal"}],
-        "arms": [{"name": "reset", "do": do, "receipts": {"applied": units, "not_applied": 0, "examples": []}}],
+        "arms": [
+            {
+                "name": "reset",
+                "do": do,
+                "desynchronised": [],
+                "receipts": {"applied": units, "not_applied": 0, "examples": []},
+            }
+        ],
         "estimates": [row],
         "findings": [],
     }
@@ -70,7 +77,14 @@ def signed_study(
         _cell(root, "carry", seed, before)
         _cell(root, "reset", seed, after)
     (root / "estimate.json").write_bytes(canonical(estimate) + b"\n")
-    write_manifest(root, STUDY, {"format": "study-1"}, key)
+    predicate = {
+        "format": "study-1",
+        "verdict": "complete",
+        "plan_sha256": hashlib.sha256(text).hexdigest(),
+        "run": estimate["run"],
+        "cells": 2 * units,
+    }
+    write_manifest(root, STUDY, predicate, key)
     return root
 
 
@@ -106,7 +120,7 @@ def _cell(root: Path, arm: str, unit: int, value: float) -> None:
         "horizons": {"5": {"p": {"nll": value}}},
         "probes": {"p": {"inputs": "A" * 22, "targets": None, "size": 4, "kind": "none"}},
         "receipts": [],
-        "fork": {},
+        "fork": {"rekeyed": {}, "order_kept": None, "absent_streams": []},
         "numerics": {},
     }
     (directory / "result.json").write_bytes(canonical(result) + b"\n")

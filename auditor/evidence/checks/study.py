@@ -77,9 +77,7 @@ def _cells(examined: Examination) -> Iterator[Finding | Claim]:
             yield _malformed(document, path)
             continue
         opened = examined.opened(path)
-        named = opened.sha256 if opened is not None else ""
-        if schema == "cell-result":
-            named = document.get("cell", match[1])
+        named = opened.sha256 if opened is not None and schema == "cell" else match[1]
         if named != match[1]:
             faults += 1
             yield OTHER_CELL.finding(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from auditor.evidence.keys import SigningKey
-from auditor.evidence.manifest import STUDY, write_manifest
+from auditor.evidence.manifest import STUDY, read, write_manifest
 from auditor.evidence.trust import TrustStore
 from auditor.evidence.verify import verify
 from tests.support.build_run import canonical
@@ -12,8 +12,9 @@ from tests.support.signed_study import signed_study
 
 
 def resign(study: Path, key: SigningKey) -> None:
+    predicate = read(study).predicate
     (study / "manifest.json").unlink()
-    write_manifest(study, STUDY, {"format": "study-1"}, key)
+    write_manifest(study, STUDY, predicate, key)
 
 
 def test_a_good_study_passes(tmp_path: Path, key: SigningKey, trusted: TrustStore) -> None:

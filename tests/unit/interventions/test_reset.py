@@ -219,3 +219,13 @@ def test_what_does_not_exist_is_refused_with_what_does(description: dict[str, An
     with pytest.raises(MemauditError, match=message.replace("[", r"\[")) as caught:
         make(description)
     assert caught.value.next_step
+
+
+def test_changed_elements_are_counted_bit_by_bit() -> None:
+    from auditor.interventions.intervention import _elements_changed
+
+    nan, zero = torch.tensor([float("nan"), 1.0]), torch.tensor([0.0, 1.0])
+    assert _elements_changed(nan, nan.clone()) == 0
+    assert _elements_changed(zero, torch.tensor([-0.0, 1.0])) == 1
+    assert _elements_changed(zero.to(torch.float8_e5m2), zero.to(torch.float8_e5m2)) == 0
+    assert _elements_changed(zero, None) == 2

@@ -198,3 +198,13 @@ def test_copies_share_no_storage_and_are_contiguous() -> None:
     digest = held.digest()
     tensor.zero_()
     assert held.digest() == digest
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.bits8])
+def test_a_dtype_that_no_anchor_holds_is_refused_by_its_path(dtype: torch.dtype) -> None:
+    from auditor.state.anchor import check_storable
+
+    with pytest.raises(MemauditError, match="cannot be written to an anchor") as caught:
+        check_storable(Reading({"a.b": torch.empty(2, dtype=dtype)}))
+    assert caught.value.where == "a.b"
+    check_storable(Reading({"a.b": torch.zeros(2, dtype=torch.complex64)}))

@@ -127,3 +127,19 @@ def test_streams_are_the_global_ones_and_every_generator_once() -> None:
     assert loader_generators(loaders[0]) == [("loader", shared)]
     assert loader_generators(loaders[1]) == [("loader", shared), ("sampler", own)]
     assert loader_generators(loaders[2]) == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "kind"),
+    [
+        ("email_model", "params"),
+        ("swap_net", "params"),
+        ("ema_model", "ema"),
+        ("teacher2", "teacher"),
+        ("model_swa", "swa"),
+    ],
+)
+def test_a_kind_is_read_from_whole_words_of_the_keyword(keyword: str, kind: str) -> None:
+    watched = Watched()
+    watched.add(keyword, torch.nn.Linear(2, 2))
+    assert [source.kind for source in watched.sources()] == [kind]
