@@ -120,10 +120,19 @@ class Run:
             yield epoch
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Yield the loader's batches, noting which samples were consumed."""
+        """Yield the loader's batches, noting which samples were consumed.
+
+        One pass at a time is recorded in full; of a pass begun while another is open only the content is.
+        """
         session = self._session
         if session is None:
             yield from loader
+            return
+        if session.walk is not None:
+            # A pass inside a pass, or beside one (zip): its batches are noted, its order is the loader's own affair.
+            for batch in loader:
+                session.consume(None, batch)
+                yield batch
             return
         session.begin_pass(loader)
         complete = False

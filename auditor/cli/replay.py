@@ -134,7 +134,7 @@ def _describe(study: Study, *, err: bool) -> None:
     smallest = detectable(len(plan.seeds))
     for line in (
         f"program   python {launch.script} {' '.join(launch.argv)}".rstrip(),
-        f"in        {launch.cwd}",
+        f"in        {launch.cwd} (what the program writes there, each cell writes again)",
         f"sha256    {study.run.environment['program']['sha256']} (as in the manifest)",
         f"fork      after step {plan.at}, from {reached.anchor['path']}; horizons {', '.join(map(str, plan.horizons))}",
         f"arms      carry; {'; '.join(arm.name for arm in plan.arms) or '(no other)'}",
@@ -178,9 +178,8 @@ def _execute(study: Study, jobs: int | None, key: Path | None, text: bytes | Non
     try:
         return study.execute(executor, signer, plan_text=text, progress=tell)
     except KeyboardInterrupt:
-        raise MemauditError(
-            "stopped", where=str(study.out), next_step="give the same command again: it goes on where it stopped"
-        ) from None
+        click.echo(f"\nstopped; the same command goes on in {study.out} where it stopped", err=True)
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
         tell.close()

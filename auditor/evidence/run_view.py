@@ -136,6 +136,15 @@ class RunView:
         return [AnchorView(event, self.inventory) for event in self.trace.of("anchor")]
 
     @cached_property
+    def probes(self) -> dict[str, Any]:
+        """The probes by name, as probe/probes.json describes them; none where there is no such file."""
+        name = run_directory.PROBES
+        if name not in self.inventory:
+            return {}
+        value: dict[str, Any] = strict_json.parse_canonical(self.inventory.bytes_of(name), name)
+        return dict(value["probes"])
+
+    @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of environment.json."""
         name = run_directory.ENVIRONMENT

@@ -131,6 +131,7 @@ class _evaluating:  # noqa: N801 - reads as a statement
         self._model = model
         self._warnings = warnings
         self._training = {name: layer.training for name, layer in model.named_modules()}
+        self._attributes = {name: _plain_attributes(layer) for name, layer in model.named_modules()}
         self._buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
     def __enter__(self) -> None:
@@ -139,6 +140,12 @@ class _evaluating:  # noqa: N801 - reads as a statement
     def __exit__(self, *_: object) -> None:
         for name, layer in self._model.named_modules():
             layer.training = self._training.get(name, layer.training)
+            for attribute, value in self._attributes.get(name, {}).items():
+                if layer.__dict__.get(attribute) != value:
+                    layer.__dict__[attribute] = value
+                    self._warnings.add(
+                        f"evaluating the model changes {name}.{attribute}; it was put back".replace(" .", " ")
+                    )
         for name, buffer in self._model.named_buffers():
             before = self._buffers.get(name)
             if before is None:
@@ -149,6 +156,15 @@ class _evaluating:  # noqa: N801 - reads as a statement
                 with torch.no_grad():
                     buffer.copy_(before)
                 self._warnings.add(f"evaluating the model changes its buffer {name}; it was put back")
+
+
+def _plain_attributes(layer: nn.Module) -> dict[str, Any]:
+    """Return a module's own numbers, strings and flags; its mode is kept apart."""
+    return {
+        name: value
+        for name, value in layer.__dict__.items()
+        if name != "training" and isinstance(value, bool | int | float | str | None)
+    }
 
 
 def content_digest(content: Any) -> bytes:

@@ -16,12 +16,13 @@ from auditor.errors import MemauditError
 from auditor.interventions.registry import make
 from auditor.recorder.environment import numerics_class
 from auditor.recorder.journal import Journal
-from auditor.recorder.order import Walk
+from auditor.recorder.order import Walk, forget_workers
 from auditor.recorder.session import Session
 from auditor.recorder.settings import Settings
 from auditor.state.anchor import Anchor
 from auditor.state.restore import restore_sources, restore_streams
 from auditor.state.source import Reading
+from auditor.state.streams import GeneratorStream
 
 RESULT_FORMAT = "cell-result-1"
 
@@ -59,6 +60,7 @@ class Cell(Session):
         self._forked = False
         self._done = False
         self._fork_report: dict[str, Any] = {"rekeyed": {}, "order_kept": None, "absent_streams": []}
+        self._generators: list[torch.Generator] = []
         self._receipts: list[dict[str, Any]] = []
         self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
         self._reach_seconds = 0.0
@@ -79,6 +81,7 @@ class Cell(Session):
     def start_walk(self, loader: Any) -> Walk:
         """Restore, if this is the anchor's pass; fork, if this is the place; begin the walk."""
         if self._restored:
+            self._rekey_new()
             if self._is_fork_place("pass"):
                 self._fork()
             return Walk(loader)
@@ -115,6 +118,7 @@ class Cell(Session):
 
     def first_step(self) -> int:
         """Restore in front of the loop; begin with the anchor's step."""
+        super().first_step()
         if not self._restored:
             self._restore()
         return self.clock.step
@@ -146,7 +150,22 @@ class Cell(Session):
 
     def _rekey(self) -> None:
         key = self.description["key"]
-        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in self.streams()}
+        streams = self.streams()
+        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in streams}
+        self._generators = [stream.generator for stream in streams if isinstance(stream, GeneratorStream)]
+        for loader in self.loaders:
+            if self.walk is None or loader is not self.walk.loader:
+                forget_workers(loader)  # workers that live on would keep streams that nobody re-keyed
+
+    def _rekey_new(self) -> None:
+        """Re-key the streams that appear after the fork, such as the generator of a loader not walked before."""
+        key = self.description["key"]
+        if self._forked and key is not None:
+            for stream in self.streams():
+                if isinstance(stream, GeneratorStream) and all(stream.generator is not g for g in self._generators):
+                    self._generators.append(stream.generator)
+                    seed = stream.rekey(f"{key}/pass {self.clock.passes}")
+                    self._fork_report["rekeyed"][f"{stream.name} of pass {self.clock.passes}"] = str(seed)
 
     def boundary(self) -> None:
         """Fork or measure where it is due; end the program after the last horizon."""
@@ -163,10 +182,13 @@ class Cell(Session):
         if self._forked and horizon in self.description["horizons"] and str(horizon) not in self._horizons:
             self._measure(horizon)
             if horizon == max(self.description["horizons"]):
-                self._write("finished")
+                missing = [h for h in self.description["horizons"] if str(h) not in self._horizons]
+                self._write("failed", f"horizons {missing} were not measured") if missing else self._write("finished")
 
     def close_step(self, loss: Any) -> None:
         """Write the step event, for the gate and for diff."""
+        if self._done:
+            return
         if not self._restored:
             raise MemauditError(
                 "the program took a step before the place it was to come back to",
@@ -177,10 +199,11 @@ class Cell(Session):
         self.write_step(self._journal, loss)
 
     def end_pass(self, *, complete: bool) -> None:
-        """Give the loader back."""
+        """Give the loader back; measure what is due after a pass left by ``break``."""
         if self.walk is not None:
             self.walk.close()
             self.walk = None
+        self._act()
 
     def _measure(self, horizon: int) -> None:
         predictions = self.directory / "predictions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -38,7 +39,7 @@ def policy_of(loader: Any) -> dict[str, Any]:
     if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
         return _policy(type(batch_sampler).__qualname__, "batches", False, loader, None)
     sampler: Any = loader.sampler if batch_sampler is None else batch_sampler.sampler
-    length = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
+    length = _length(loader.dataset)
     name = type(sampler).__qualname__
     if type(sampler) is RandomSampler:
         length = len(sampler.data_source)
@@ -50,6 +51,13 @@ def policy_of(loader: Any) -> dict[str, Any]:
     if type(sampler) is WeightedRandomSampler:
         return _policy(name, "replacement" if sampler.replacement else "other", sampler.replacement, loader, length)
     return _policy(name, "other", False, loader, length)
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _policy(sampler: str, kind: str, replacement: bool, loader: DataLoader[Any], length: int | None) -> dict[str, Any]:
@@ -107,7 +115,7 @@ class _TapIterator:
         indices = next(self.source)
         if isinstance(indices, Iterator):
             indices = list(indices)  # noting its ids would leave nothing to fetch
-        self._walk.drawn.append(_as_list(indices))
+        self._walk.drawn.append(indices)
         return indices
 
 
@@ -133,24 +141,39 @@ class Walk:
         self.skip = skip
         self.before_first_draw = before_first_draw
         self.drawing: _TapIterator | None = None
-        self.drawn: deque[list[int] | None] = deque()
+        self.drawn: deque[Any] = deque()
         self.delivered: list[int] = []
-        self.redrawn: list[Any] | None = None
-        if self.has_ids:
-            self._slot = "sampler" if loader.batch_sampler is None else "batch_sampler"
-            self._original = loader.__dict__[self._slot]
-            # Through __dict__: the loader refuses assignments to these names after it is built.
-            loader.__dict__[self._slot] = _Tap(self._original, self)
-        else:
+        self.redrawn: Iterable[Any] | None = None
+        if self.has_ids and loader.num_workers and not getattr(loader, "in_order", True):
+            self.has_ids = False  # batches come as they are ready, not as they were drawn
+        self._slot = "sampler" if getattr(loader, "batch_sampler", None) is None else "batch_sampler"
+        if not self.has_ids:
             before_first_draw()
         self._iterator = self._start()
 
     def _start(self) -> Iterator[Batch]:
+        """Return the loader's iterator, built while its sampler is the one that takes notes.
+
+        Only while it is built: the program may walk the same loader by hand in between.
+        """
+        if not self.has_ids:
+            plain: Iterator[Batch] = iter(self.loader)
+            return plain
+        self._original = self.loader.__dict__[self._slot]
+        tap = _Tap(self._original, self)
         persistent = getattr(self.loader, "_iterator", None)
-        if self.has_ids and persistent is not None:
+        if persistent is not None:
             # Persistent workers keep their iterator, and it the sampler it was built with.
-            persistent._index_sampler = self.loader.__dict__[self._slot]
-        return iter(self.loader)
+            persistent._index_sampler = tap
+        # Through __dict__: the loader refuses assignments to these names after it is built.
+        self.loader.__dict__[self._slot] = tap
+        try:
+            iterator: Iterator[Batch] = iter(self.loader)
+        finally:
+            self.loader.__dict__[self._slot] = self._original
+        if self.drawing is None:
+            self.has_ids = False  # a loader with an __iter__ of its own, which draws elsewhere
+        return iterator
 
     def draw(self) -> tuple[Batch, Ids]:
         """Return the next batch and its sample ids (None where there are none).
@@ -161,9 +184,13 @@ class Walk:
             When the pass is over.
         """
         batch = next(self._iterator)
-        ids = self.drawn.popleft() if self.has_ids else None
-        if ids is not None:
-            self.delivered += ids
+        if not self.has_ids:
+            return batch, None
+        if not self.drawn:
+            self.has_ids = False  # a loader that gives more batches than it draws
+            return batch, None
+        ids = _as_list(self.drawn.popleft())
+        self.delivered += ids or []
         return batch, ids
 
     def fast_forward(self) -> None:
@@ -177,14 +204,15 @@ class Walk:
         Without replacement the rest comes from the ids that remain in the pass, with replacement from all. A fixed
         order stays. Returns why the order was kept, or None if it was drawn anew or has nothing random in it.
         """
-        kept: list[Any] | None = None
+        kept: Iterable[Any] | None = None
         reason: str | None = None
         if not self.has_ids:
             rekey()
             return f"{self.policy['sampler']} gives no sample ids; its order was kept"
         sampler = _stock_sampler(self.loader, self._original)
         if sampler is None:
-            kept = [*self.drawn, *(self.drawing.source if self.drawing else ())]
+            # Lazily: a sampler may never end.
+            kept = itertools.chain(list(self.drawn), self.drawing.source if self.drawing else ())
             reason = f"{self.policy['sampler']} is not a sampler whose draws memaudit knows; its order was kept"
         rekey()
         if kept is None:
@@ -193,13 +221,24 @@ class Walk:
         self.drawn.clear()
         self.redrawn = kept
         del self._iterator
+        forget_workers(self.loader)
         self._iterator = self._start()
         return reason
 
     def close(self) -> None:
-        """Give the loader its own sampler back."""
-        if self.has_ids:
-            self.loader.__dict__[self._slot] = self._original
+        """Give persistent workers the loader's own sampler back, and let go of the loader."""
+        persistent: Any = getattr(self.loader, "_iterator", None)
+        if isinstance(getattr(persistent, "_index_sampler", None), _Tap):
+            persistent._index_sampler = self._original
+        # At once, not when the cycle through the tap is collected: a loader lives as long as the program holds it.
+        self.loader = self.drawing = None
+        self._iterator = iter(())
+
+
+def forget_workers(loader: Any) -> None:
+    """Let go of a loader's persistent workers: the next walk starts new ones, from the streams as they are then."""
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
 
 
 def _as_list(indices: Any) -> list[int] | None:

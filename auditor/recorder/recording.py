@@ -27,7 +27,7 @@ from auditor.recorder import environment
 from auditor.recorder.journal import Journal
 from auditor.recorder.order import Walk
 from auditor.recorder.session import Session
-from auditor.recorder.settings import NOTE, Settings, program
+from auditor.recorder.settings import NOTE, OUT, Settings, program
 from auditor.state.anchor import Snapshot, copied
 from auditor.state.module import evaluation_modes
 from auditor.state.source import Reading
@@ -55,13 +55,22 @@ def _guarded(
 class Recording(Session):
     """Writes trace, order files, anchors, probes and, last, the signed manifest."""
 
+    blocks = 0
+    """Recordings begun in this process."""
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        Recording.blocks += 1
+        self._block = Recording.blocks
         self.broken = False
         self._started = _now()
         self._clock_start = time.monotonic()
-        self._directory = _new_directory(settings.out)
         self._key: SigningKey = load_or_create_default() if settings.key is None else load_private(settings.key)
+        # The command names one directory; a program's further runs go beside it.
+        beside = self._block > 1 and OUT in os.environ
+        self._directory = _new_directory(
+            settings.out.with_name(f"{settings.out.name}-{self._block}") if beside else settings.out
+        )
         self._environment = environment.describe()
         text = write_canonical(self._directory / "environment.json", self._environment)
         _tell_command(self._directory)
@@ -79,7 +88,7 @@ class Recording(Session):
         )
         self._journal = Journal(self._trace, self.contract_of)
         self._first_step_of_pass = 1
-        self._last_anchor: int | None = None
+        self._last_anchor: tuple[int, str] | None = None
         self._walk_memory: dict[str, dict[str, Reading]] = {}
 
     def break_off(self, error: Exception) -> None:
@@ -102,7 +111,9 @@ class Recording(Session):
         self._first_step_of_pass = self.clock.step + 1
         self._walk_memory = {"before_iter": {s.name: copied(s.read()) for s in self.streams()}}
         first = self.clock.step == 0
-        if first or _anchored(self.clock.passes):
+        if self._last_anchor not in ((self.clock.step, "start"), (self.clock.step, "pass")) and (
+            first or _anchored(self.clock.passes)
+        ):
             self._anchor("start" if first else "pass")
 
     @_guarded
@@ -111,8 +122,9 @@ class Recording(Session):
 
     def first_step(self) -> int:
         """Take the first anchor of a loop without a loader."""
+        first = super().first_step()
         self._at_first_step()
-        return super().first_step()
+        return first
 
     @_guarded
     def _at_first_step(self) -> None:
@@ -124,7 +136,7 @@ class Recording(Session):
         """Take an anchor where one is due inside a pass."""
         every = self.settings.anchor_every
         step = self.clock.step
-        if every is None or step == 0 or step % every or self._last_anchor == step:
+        if every is None or step == 0 or step % every:
             return
         if self.walk is None or self._can_resume_inside():
             self._anchor("step")
@@ -222,14 +234,14 @@ class Recording(Session):
             },
         )
         self._trace.sync()
-        self._last_anchor = self.clock.step
+        self._last_anchor = (self.clock.step, at)
         if at in ("start", "pass", "end"):
             self._measure()
 
     def _entrance(self, at: str) -> str | None:
         """Say how a fresh process can come back to this place: through run.epochs, run.steps, or not at all."""
-        if at == "end":
-            return None
+        if at == "end" or self._block > 1:
+            return None  # a fresh process would come to the program's first recording
         if self.clock.passes == 0:
             return "steps"
         if at == "start":

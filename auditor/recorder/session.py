@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,9 +74,10 @@ class Session(ABC):
         self.user_outcomes: dict[str, UserOutcome] = {}
         self.clock = Clock()
         self.walk: Walk | None = None
-        self.loaders: list[DataLoader[Any]] = []
+        self._loaders: list[weakref.ref[DataLoader[Any]]] = []
         self.consumed = Consumed()
         self.uses_epochs = False
+        self._begun = False
         self._cached: tuple[object, list[Source]] | None = None
 
     # What the driver calls while the script sets up.
@@ -109,6 +111,25 @@ class Session(ABC):
         """Measure one more scalar of the user's."""
         self.user_outcomes[outcome.name] = outcome
 
+    def check_probes(self) -> None:
+        """Refuse a probe on state that is not watched: a replay could not bring it back.
+
+        Raises
+        ------
+        MemauditError
+            If a probed model holds a parameter or buffer of no watched object.
+        """
+        known = {id(tensor) for source in self.sources() for tensor in source.read().tensors.values()}
+        for probe in self.probes.values():
+            for name, tensor in [*probe.model.named_parameters(), *probe.model.named_buffers()]:
+                if id(tensor) not in known:
+                    raise MemauditError(
+                        f"the model of probe {probe.name!r} is not watched",
+                        where=name,
+                        why="an anchor would not hold it, and a replay could not bring it back",
+                        next_step="name it to run.watch(…) too, for example as ema= or teacher=",
+                    )
+
     # What the driver calls while the script trains.
 
     def first_epoch(self) -> int:
@@ -123,11 +144,12 @@ class Session(ABC):
 
     def begin_pass(self, loader: Any) -> None:
         """Begin a walk through a loader."""
+        self._begin()
         self.clock.passes += 1
         self.clock.passes_in_epoch += 1
         self.clock.position = 0
         if isinstance(loader, DataLoader) and all(loader is not other for other in self.loaders):
-            self.loaders.append(loader)
+            self._loaders.append(weakref.ref(loader))
         self.walk = self.start_walk(loader)
 
     @abstractmethod
@@ -136,7 +158,14 @@ class Session(ABC):
 
     def first_step(self) -> int:
         """Return how many steps of ``run.steps`` are taken already: 0, or an anchor's."""
+        self._begin()
         return 0
+
+    def _begin(self) -> None:
+        """Check, once, when the loop begins, what the script has shown."""
+        if not self._begun:
+            self._begun = True
+            self.check_probes()
 
     @abstractmethod
     def boundary(self) -> None:
@@ -165,7 +194,7 @@ class Session(ABC):
             self.consumed.ids += ids
         try:
             digest = None if content is None else content_digest(content)
-        except MemauditError:
+        except (MemauditError, RecursionError):
             # A batch of the user's own classes: its content has no digest, and the step event says null.
             digest = None
         self.consumed.contents.append(digest)
@@ -184,13 +213,15 @@ class Session(ABC):
 
     # What both kinds of session are made of.
 
+    @property
+    def loaders(self) -> list[DataLoader[Any]]:
+        """The loaders walked so far that the program still holds, in the order of their first walk."""
+        found = [reference() for reference in self._loaders]
+        return [loader for loader in found if loader is not None]
+
     def sources(self) -> list[Source]:
-        """Return the memory sources; found anew only where an optimizer's slots or groups changed."""
-        signature = tuple(
-            (len(thing.state), sum(map(len, thing.state.values())), tuple(len(group) for group in thing.param_groups))
-            for thing in self.watched.objects.values()
-            if isinstance(thing, torch.optim.Optimizer)
-        )
+        """Return the memory sources; found anew where slots, groups, modules or buffers came or went."""
+        signature = tuple(_shape_of(thing) for thing in self.watched.objects.values())
         if self._cached is None or self._cached[0] != signature:
             self._cached = (signature, self.watched.sources())
         return self._cached[1]
@@ -232,3 +263,14 @@ class Session(ABC):
         if self.user_outcomes:
             measured[""] = {name: outcome.measure(streams) for name, outcome in self.user_outcomes.items()}
         return measured
+
+
+def _shape_of(thing: object) -> tuple[int, ...]:
+    """Return what changes when an optimizer gets slots or groups, or a module gets submodules or buffers."""
+    if isinstance(thing, torch.optim.Optimizer):
+        slots = sum(len(state) for state in thing.state.values() if isinstance(state, Mapping))
+        return (len(thing.state), slots, *(len(group) for group in thing.param_groups))
+    if isinstance(thing, nn.Module):
+        layers = list(thing.modules())
+        return (len(layers), sum(len(layer._buffers) for layer in layers))
+    return ()

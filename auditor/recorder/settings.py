@@ -66,7 +66,7 @@ class Settings:
         if wanted not in ("ids", "hash"):
             raise MemauditError(f"order={wanted!r} is not known", next_step="use 'ids' or 'hash'")
         commanded = environment.get(SEED)
-        final_seed = int(commanded) if commanded is not None else seed
+        final_seed = seed if commanded is None else _integer(commanded, SEED)
         if final_seed is not None and not 0 <= final_seed < 2**63:
             raise MemauditError(f"seed {final_seed} is out of range", next_step="use 0 to 2^63 - 1")
         named_key = environment.get(KEY) or key
@@ -74,15 +74,25 @@ class Settings:
             out=Path(environment.get(OUT) or out),
             seed=final_seed,
             seeded_by="memaudit record --seed" if commanded is not None else "auditor.record(seed=…)",
-            anchor_every=_positive(environment.get(ANCHOR_EVERY), anchor_every, "anchor_every"),
-            leaves_every=_positive(environment.get(LEAVES_EVERY), leaves_every, "leaves_every"),
+            anchor_every=_positive(ANCHOR_EVERY, anchor_every, "anchor_every"),
+            leaves_every=_positive(LEAVES_EVERY, leaves_every, "leaves_every"),
             order="hash" if wanted == "hash" else "ids",
             key=None if named_key is None else Path(named_key),
         )
 
 
-def _positive(commanded: str | None, called: int | None, name: str) -> int | None:
-    value = int(commanded) if commanded is not None else called
+def _integer(text: str, variable: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise MemauditError(
+            f"{text!r} is no whole number", where=f"${variable}", next_step=f"unset {variable}, or set it to a number"
+        ) from None
+
+
+def _positive(variable: str, called: int | None, name: str) -> int | None:
+    commanded = os.environ.get(variable)
+    value = called if commanded is None else _integer(commanded, variable)
     if value is not None and value < 1:
         raise MemauditError(f"{name} is {value}", why="it counts steps", next_step="use a number of at least 1")
     return value
@@ -99,13 +109,20 @@ def program() -> dict[str, Any]:
 
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
+    argv = _arguments()
     if file is None or not Path(file).is_file():
-        return {"path": None, "sha256": None, "argv": list(sys.argv[1:])}
+        return {"path": None, "sha256": None, "argv": argv}
     path = Path(file).resolve()
     here = Path.cwd().resolve()
     return {
         # Relative where it can be: the path then means something on another machine, and says less about this one.
         "path": str(path.relative_to(here) if path.is_relative_to(here) else path),
         "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
-        "argv": list(sys.argv[1:]),
+        "argv": argv,
     }
+
+
+def _arguments() -> list[str]:
+    """Return the arguments the program was started with, whatever it has done to ``sys.argv`` since."""
+    words, script = sys.orig_argv, sys.argv[0] if sys.argv else ""
+    return list(words[words.index(script) + 1 :]) if script in words else list(sys.argv[1:])

@@ -67,7 +67,7 @@ def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int |
         "format": FORMAT,
         "memaudit": auditor.__version__,
         "run": {"manifest": run.manifest_sha256},
-        "program": {"sha256": program["sha256"], "argv": program["argv"]},
+        "program": {"sha256": program["sha256"], "argv": program["argv"], "modules": program["modules"]},
         "seed": run.start["seed"],
         "threads": numerics["threads"],
         "interop_threads": numerics["interop_threads"],

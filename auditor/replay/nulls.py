@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from auditor.compare.divergence import first_divergence
+from auditor.compare.divergence import Divergence, first_divergence
 from auditor.errors import InconclusiveError
 from auditor.evidence.run_view import RunView, Step, resolve_steps
 from auditor.evidence.trace_reader import read_trace
@@ -22,7 +22,11 @@ def gate_verdict(run: RunView, store: CellStore, gate: Cell) -> dict[str, Any]:
     end = gate.description["fork"]["at"] + max(gate.description["horizons"])
     recorded = [step for step in run.steps() if begin < step.step <= end]
     first, equal = first_divergence(recorded, replayed)
-    same = store.result(gate)["numerics"] == run.environment["numerics"]
+    result = store.result(gate)
+    same = result["numerics"] == run.environment["numerics"]
+    if first is None and result["probes"] != run.probes:
+        # Other inputs, or other targets: what would be measured is not what was declared when recording.
+        first = Divergence(gate.description["fork"]["at"], "probe")
     return {
         "verdict": "passed" if first is None else "failed",
         "steps": equal,
@@ -50,19 +54,19 @@ def check_units_differ(store: CellStore, carries: Sequence[Cell]) -> None:
     Raises
     ------
     InconclusiveError
-        If two units have equal streams after their first step.
+        If two units have a stream in the same state at the end.
     """
-    seen: dict[tuple[tuple[str, str | None], ...], int | None] = {}
+    seen: dict[tuple[str, str | None], int | None] = {}
     for cell in carries:
-        steps = [step for step in cell_steps(store, cell) if step.step > cell.description["fork"]["at"]]
-        state = tuple(sorted(steps[0].streams.items()))
-        if state in seen:
-            raise InconclusiveError(
-                f"units {seen[state]} and {cell.unit} have the same random streams",
-                why="the program seeds its streams itself after the fork, or draws from none",
-                next_step="take fixed seeding out of the training loop, and record again",
-            )
-        seen[state] = cell.unit
+        last = cell_steps(store, cell)[-1]
+        for stream in last.streams.items():
+            if stream in seen:
+                raise InconclusiveError(
+                    f"units {seen[stream]} and {cell.unit} have the same stream {stream[0]} at step {last.step}",
+                    why="every stream was re-keyed at the fork, so the program seeds this one itself afterwards",
+                    next_step="take fixed seeding out of the training loop, and record again",
+                )
+            seen[stream] = cell.unit
 
 
 def desynchronised(store: CellStore, arm: Cell, carry: Cell) -> list[str]:

@@ -25,6 +25,15 @@ _JOINT = re.compile(r"\+(?=[^,=+]+=)")  # not the sign of an exponent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
+INTERVENTIONS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
+    ("optimizer", "reset"): {"how": ("clear", "zero")},
+}
+"""What can be done to which kind of source, and the allowed values of each argument, the default first.
+
+The other wing holds the interventions themselves; a test keeps the two equal.
+"""
+
+
 class PlanError(MemauditError):
     """A plan that cannot be run."""
 
@@ -151,11 +160,14 @@ def from_document(document: Any, where: str) -> Plan:
         canonical_bytes(document)
     except (TypeError, ValueError) as reason:
         raise PlanError("a value that canonical JSON cannot hold", where=where, why=str(reason)[:300]) from None
+    for index, item in enumerate(document["arms"]):
+        for description in item["do"]:
+            check_intervention(description, f"{where}#/arms/{index}")
     arms = [_arm(item, f"{where}#/arms/{index}") for index, item in enumerate(document["arms"])]
     arms = [arm for arm in arms if arm.do]
     for index, arm in enumerate(arms):
         for other in arms[:index]:
-            if arm.name == other.name or arm.do == other.do:
+            if arm.name == other.name or _completed(arm) == _completed(other):
                 raise PlanError(f"two arms are the same: {arm.name}", where=f"{where}#/arms/{index}")
     fork = document["forks"][0]
     return Plan(
@@ -193,6 +205,45 @@ def parse_intervention(text: str) -> dict[str, Any]:
             raise PlanError(f"{part!r} is not name=value, or stands twice", where=f"--do {text}")
         description[name] = _value(value)
     return description
+
+
+def check_intervention(description: dict[str, Any], where: str) -> None:
+    """Refuse an intervention that does not exist, before any cell runs.
+
+    Raises
+    ------
+    PlanError
+        If the kind of source has no such action, or the action no such argument or value.
+    """
+    kind = description["source"].partition(".")[0].partition("[")[0]
+    parameters = INTERVENTIONS.get((kind, description["do"]))
+    if parameters is None:
+        known = ", ".join(f"{source}={action}" for source, action in sorted(INTERVENTIONS))
+        raise PlanError(
+            f"there is no intervention {description['do']!r} on {description['source']!r}",
+            where=where,
+            next_step=f"there are: {known}, also on one slot (optimizer.momentum_buffer=reset)",
+        )
+    for name, value in description.items():
+        if name in ("source", "do"):
+            continue
+        if value not in parameters.get(name, ()):
+            allowed = "; ".join(f"{key} is one of {', '.join(values)}" for key, values in parameters.items())
+            raise PlanError(
+                f"{description['do']} of {description['source']} takes no {name}={value}",
+                where=where,
+                next_step=allowed,
+            )
+
+
+def _completed(arm: PlannedArm) -> list[dict[str, Any]]:
+    """Return an arm's interventions with their defaults filled in, to tell equal arms."""
+    completed = []
+    for description in arm.do:
+        kind = description["source"].partition(".")[0].partition("[")[0]
+        defaults = {name: values[0] for name, values in INTERVENTIONS[kind, description["do"]].items()}
+        completed.append({**defaults, **description})
+    return completed
 
 
 def intervention_name(description: dict[str, Any]) -> str:

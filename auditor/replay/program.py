@@ -43,6 +43,14 @@ def launch_of(run: RunView) -> Launch:
             why=f"its SHA-256 is {found[:16]}…, recorded {program['sha256'][:16]}…",
             next_step="restore the recorded version, or record this one",
         )
+    for name, recorded_hash in program["modules"].items():
+        path = script.resolve().parent / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != recorded_hash:
+            raise MemauditError(
+                "a module that the program imports is not the one that was recorded",
+                where=str(path),
+                next_step="restore the recorded version, or record this one",
+            )
     environment = {"MEMAUDIT_CELL_RUN": str(run.path.resolve())}
     if run.start["seed"] is not None:
         environment["MEMAUDIT_SEED"] = run.start["seed"]

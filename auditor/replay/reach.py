@@ -40,7 +40,9 @@ def reach(run: RunView, at: int, horizon: int) -> Reach:
         raise MemauditError(
             f"step {at} plus horizon {horizon} lies past the program's last step, {last}",
             where=str(run.path),
-            next_step=f"use an --at of at most {max(last - horizon, 0)} with this horizon, or a shorter horizon",
+            next_step=f"use an --at of at most {last - horizon} with this horizon, or a shorter horizon"
+            if last >= horizon
+            else f"use a horizon of at most {max(last - at, 0)}",
         )
     ends = {event["last"] for event in run.trace.of("pass") if event["complete"]}
     walked = bool(run.trace.of("pass"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ class Study:
         self.run = run
         self.out = out
         self.launch = launch_of(run)
+        self._check_sources()
         self.reached = reach(run, plan.at, max(plan.horizons))
         self.cells = plan_cells(plan, run, self.reached)
 
@@ -62,6 +65,7 @@ class Study:
             If a cell fails, or units turn out equal.
         """
         self._prepare(plan_text)
+        self._fix_hash_seed()
         store = CellStore(self.out / "cells")
         store.sweep()
         total = len(self.cells)
@@ -85,8 +89,39 @@ class Study:
         write_manifest(self.out, STUDY, self._predicate(estimate), key)
         return estimate
 
+    def _check_sources(self) -> None:
+        """Refuse a source that is a misspelling of one in the census; one that is not there may be "not applied"."""
+        names = [entry["name"] for entry in self.run.census["sources"]]
+        for arm in self.plan.arms:
+            for description in arm.do:
+                source = description["source"]
+                near = difflib.get_close_matches(source, names, n=1, cutoff=0.85)
+                if source not in names and near and "." in source:
+                    raise MemauditError(
+                        f"the run has no memory source {source}", where=arm.name, next_step=f"did you mean {near[0]}?"
+                    )
+
+    def _fix_hash_seed(self) -> None:
+        """Give the processes to come the recorded hash seed: it orders sets, and is fixed when a process starts."""
+        recorded = self.run.environment["flags"]["PYTHONHASHSEED"]
+        if recorded is None:
+            os.environ.pop("PYTHONHASHSEED", None)
+        else:
+            os.environ["PYTHONHASHSEED"] = recorded
+
     def _prepare(self, plan_text: bytes | None) -> None:
         declared = self.out / "plan.json"
+        if self.out.exists() and not self.out.is_dir():
+            raise MemauditError(
+                "the study directory is a file", where=str(self.out), next_step="name another with --out"
+            )
+        if self.out.resolve().is_relative_to(self.run.path.resolve()):
+            raise MemauditError(
+                "a study cannot lie inside its run",
+                where=str(self.out),
+                why="the run would no longer verify: every file in it is listed",
+                next_step="name a directory beside the run with --out",
+            )
         if self.out.exists() and any(self.out.iterdir()):
             if not declared.is_file() or hashlib.sha256(declared.read_bytes()).hexdigest() != self.plan.sha256:
                 raise MemauditError(

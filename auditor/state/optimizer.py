@@ -40,7 +40,8 @@ class WatchedOptimizer:
 
     def slots(self) -> list[str]:
         """Return the names of all slots that any parameter has now, sorted."""
-        return sorted({str(slot) for state in self.optimizer.state.values() for slot in state})
+        states = [state for state in self.optimizer.state.values() if isinstance(state, Mapping)]
+        return sorted({str(slot) for state in states for slot in state})
 
     def hyper_names(self) -> list[str]:
         """Return the names of the hyper-parameters of all groups, sorted."""

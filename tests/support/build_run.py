@@ -95,7 +95,7 @@ class RunBuilder:
             "packages": {"numpy": "2.0.0"},
             "git": {"commit": "0" * 40, "dirty": False, "diff_sha256": hashlib.sha256(b"").hexdigest()},
             "hardware": {"machine": "x86_64"},
-            "program": {**program, "module": None, "cwd": "/work"},
+            "program": {**program, "module": None, "modules": {}, "cwd": "/home/author"},
             "flags": {},
         }
         sha256 = self.write("environment.json", canonical(environment) + b"\n")

@@ -94,7 +94,7 @@ def _cell(root: Path, arm: str, unit: int, value: float) -> None:
         "format": "cell-1",
         "memaudit": "0.1.0",
         "run": {"manifest": "0" * 64},
-        "program": {"sha256": "0" * 64, "argv": []},
+        "program": {"sha256": "0" * 64, "argv": [], "modules": {}},
         "seed": "0",
         "threads": 1,
         "interop_threads": 1,

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 # Loaded once, by the fork server; by name, so that this wing imports nothing of the one that knows torch.
-PRELOADED = ["torch", "auditor.adapters.program", "auditor.adapters.explicit"]
+PRELOADED = ["torch", "auditor.adapters.explicit"]
 
 _Task = tuple["Future[int]", Callable[..., int], tuple[Any, ...]]
 

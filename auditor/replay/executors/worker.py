@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import sys
@@ -34,9 +35,13 @@ def run_cell(directory: str, launch: Launch) -> int:
         os.dup2(log.fileno(), 2)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    for name in [name for name in os.environ if name.startswith("MEMAUDIT")]:
+        del os.environ[name]  # settings of whoever asked for the replay are not the recording's
     os.environ.update(launch.environment)
     os.environ["MEMAUDIT_CELL"] = directory
     os.chdir(launch.cwd)
+    # A process of the fork server starts its own children that way too; the program's loader workers must not know.
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = ["memaudit", launch.script, *launch.argv]
     try:
         runpy.run_module("auditor.adapters.program", run_name="__main__", alter_sys=True)

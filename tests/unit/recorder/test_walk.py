@@ -321,9 +321,14 @@ def test_redrawing_before_the_first_batch_and_after_the_last() -> None:
 
 
 def test_the_loader_is_itself_again_in_the_next_pass() -> None:
-    _, _, walk = rest_after(LOADERS["shuffled"], 2, "0/1")
-    following = Walk(walk.loader)
-    assert sorted(index for _, ids in drain(following) for index in ids) == list(range(SIZE))
+    loader = LOADERS["shuffled"]()
+    walk = Walk(loader)
+    walk.draw()
+    walk.draw()
+    walk.redraw(lambda: None)
+    walk.close()
+    assert walk.loader is None, "a walk that is over holds no loader"
+    assert sorted(index for _, ids in drain(Walk(loader)) for index in ids) == list(range(SIZE))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ forks: [{run: runs/digits, at: 400}]
 arms:
   - do: [{source: optimizer.momentum_buffer, do: reset, how: zero}]
   - name: both
-    do: [{source: optimizer, do: reset}, {source: bn, do: recalibrate, batches: 20}]
+    do: [{source: optimizer, do: reset}, {source: 'optimizer[b].step', do: reset, how: zero}]
 horizons: [100, 1, 10]
 units: {kind: fork, count: 3}
 margins: {nll: 0.01}
@@ -54,7 +54,7 @@ def test_a_plan_in_yaml(tmp_path: Path) -> None:
     assert plan.run == str(tmp_path / "runs/digits"), "a relative run lies beside the plan"
     assert plan.at == 400
     assert [arm.name for arm in plan.arms] == ["optimizer.momentum_buffer=reset,how=zero", "both"]
-    assert plan.arms[1].do[1] == {"source": "bn", "do": "recalibrate", "batches": 20}
+    assert plan.arms[1].do[1] == {"source": "optimizer[b].step", "do": "reset", "how": "zero"}
     assert (plan.horizons, plan.seeds, plan.margins) == ((1, 10, 100), (0, 1, 2), {"nll": 0.01})
     absolute = YAML.replace("runs/digits", "/runs/digits")
     assert from_yaml(write(tmp_path / "plan.yaml", absolute)).run == "/runs/digits"
@@ -71,7 +71,7 @@ def test_the_command_line_says_the_same() -> None:
 
 
 def test_the_document_follows_its_schema_and_gives_the_plan_back() -> None:
-    plan = from_options("run", 4, ["optimizer=reset+bn=recalibrate,batches=20"], [3, 1], 2, {"nll": 0.1}, 7)
+    plan = from_options("run", 4, ["optimizer=reset+optimizer[b].step=reset,how=zero"], [3, 1], 2, {"nll": 0.1}, 7)
     validator("plan").validate(plan.document())
     assert from_document(plan.document(), "x") == plan
     assert plan.sha256 == hashlib.sha256(canonical_bytes(plan.document()) + b"\n").hexdigest()
@@ -127,10 +127,23 @@ def test_an_intervention_of_another_form_is_refused_where_it_stands(text: str) -
 
 
 def test_plus_joins_interventions_and_leaves_exponents_alone() -> None:
-    plan = from_options("run", 4, ["p=jitter,sigma=1e+2+optimizer=reset"], [2], 2, {}, 0)
-    assert [part["source"] for part in plan.arms[0].do] == ["p", "optimizer"]
-    assert plan.arms[0].do[0]["sigma"] == 100.0
-    assert plan.arms[0].name == "p=jitter,sigma=100.0+optimizer=reset"
+    plan = from_options("run", 4, ["optimizer.step=reset,how=zero+optimizer.exp_avg=reset"], [2], 2, {}, 0)
+    assert [part["source"] for part in plan.arms[0].do] == ["optimizer.step", "optimizer.exp_avg"]
+    assert plan.arms[0].name == "optimizer.step=reset,how=zero+optimizer.exp_avg=reset"
+    with pytest.raises(PlanError, match="takes no sigma=100"):
+        from_options("run", 4, ["optimizer=reset,sigma=1e+2+optimizer=reset"], [2], 2, {}, 0)
+
+
+@pytest.mark.parametrize("text", ["bn=recalibrate", "optimizer=rest", "optimizer=reset,how=foo", "params=reset"])
+def test_an_intervention_that_does_not_exist_is_refused_before_any_cell(text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        from_options("run", 4, [text], [2], 2, {}, 0)
+    assert caught.value.next_step
+
+
+def test_arms_that_differ_only_in_a_default_are_the_same() -> None:
+    with pytest.raises(PlanError, match="two arms are the same"):
+        from_options("run", 4, ["optimizer=reset", "optimizer=reset,how=clear"], [2], 2, {}, 0)
 
 
 WORD = st.text("abcdefgh_.[]", min_size=1, max_size=6)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import auditor
 from auditor.errors import InconclusiveError, MemauditError
 from auditor.evidence.run_view import RunView
+from auditor.recorder.recording import Recording
 from auditor.replay.reach import reach
 from auditor.state.streams import Preserved, global_streams
 
@@ -26,6 +27,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, R
 
 
 def record(path: Path, kind: str) -> None:
+    Recording.blocks = 0  # each stands for a program of its own
     with auditor.record(path, seed=0, anchor_every=2) as run:
         model = torch.nn.Linear(1, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
