@@ -162,6 +162,9 @@ def resolve_steps(events: Iterable[dict[str, Any]]) -> Iterator[Step]:
         if event["event"] == "census":
             sources = [entry["name"] for entry in event["sources"]]
             streams = [entry["name"] for entry in event["streams"]]
+        elif event["event"] == "anchor":
+            last_source.update(event["sources"])
+            last_stream.update(event["streams"])
         elif event["event"] == "step":
             _carry(last_source, sources, event["sources"])
             _carry(last_stream, streams, event["streams"])

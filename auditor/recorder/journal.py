@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from auditor.artifact.digest import digest_text
@@ -47,6 +47,11 @@ class Journal:
         if leaves:
             event["leaves"] = {name: leaf_texts(reading) for name, reading in readings.items()}
         self.trace.append("step", event)
+
+    def note_anchor(self, sources: Mapping[str, bytes], streams: Mapping[str, bytes]) -> None:
+        """Count an anchor's digests as written: the steps after it say only what changed since."""
+        self._last.update({("source", name): digest for name, digest in sources.items()})
+        self._last.update({("stream", name): digest for name, digest in streams.items()})
 
     def _changed(self, kind: str, name: str, digest: bytes) -> str | None:
         if self._last.get((kind, name)) == digest:

@@ -223,16 +223,21 @@ class Recording(Session):
             # The start of the next pass, or the end, where an anchor inside the pass was taken after the same step.
             path += f"-{at}"
         files = snapshot.write(self._directory / path)
+        digests = [
+            {name: reading.digest() for name, reading in readings.items()}
+            for readings in (snapshot.sources, snapshot.streams)
+        ]
         self._trace.append(
             "anchor",
             {
                 **place,
                 "path": path,
                 "files": files,
-                "sources": {name: digest_text(reading.digest()) for name, reading in snapshot.sources.items()},
-                "streams": {name: digest_text(reading.digest()) for name, reading in snapshot.streams.items()},
+                "sources": {name: digest_text(digest) for name, digest in digests[0].items()},
+                "streams": {name: digest_text(digest) for name, digest in digests[1].items()},
             },
         )
+        self._journal.note_anchor(*digests)
         self._trace.sync()
         self._last_anchor = (self.clock.step, at)
         if at in ("start", "pass", "end"):
