@@ -28,17 +28,12 @@ def canonical_bytes(value: Any) -> bytes:
 
 
 def encode_float(value: float) -> float | str:
-    """Return ``value``, or its name as a string where JSON has no number for it."""
+    """Return ``value``, or its name as a string where JSON has no number for it; ``float()`` reads both back."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def decode_float(value: float | str) -> float:
-    """Undo :func:`encode_float`."""
-    return float(value)
 
 
 def write_canonical(path: Path, value: Any) -> bytes:
