@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,7 @@ MAX_ENTRIES = 1_000_000
 MAX_DEPTH = 32
 _MAP_ABOVE = 1 << 20
 _CHUNK = 1 << 20
+_HALF_WRITTEN = re.compile(r"\.[^/]+\.[0-9]+\.tmp")
 
 
 def order_file(number: int) -> str:
@@ -41,6 +43,14 @@ def order_file(number: int) -> str:
 def anchor_path(step: int) -> str:
     """Return the usual path of the anchor after ``step``, below the run."""
     return f"{ANCHORS}/step-{step:06d}"
+
+
+def is_half_written(path: str) -> bool:
+    """Say whether a path is one that a recorder writes to before it renames, or a folder it makes before it fills it.
+
+    A recorder that was killed leaves such paths behind; nothing in the trace speaks of them.
+    """
+    return path in (ORDER, ANCHORS, "probe") or any(_HALF_WRITTEN.fullmatch(part) for part in path.split("/"))
 
 
 class DirectoryError(MemauditError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.artifact.run_directory import MANIFEST, DirectoryError
+from auditor.artifact.run_directory import MANIFEST, DirectoryError, is_half_written
 from auditor.evidence.examination import Examination
 from auditor.findings.evidence import Confidence, Evidence, Level
 from auditor.findings.finding import Claim, Finding
@@ -14,10 +14,14 @@ from auditor.findings.rules import Rule, register
 
 def check(examined: Examination) -> Iterator[Finding | Claim]:
     """Yield every file that is changed, gone, added or no file at all; or the claim that all is as signed."""
+    unfinished = MANIFEST not in examined.inventory
+    if unfinished:
+        yield from _half_written(examined)
     for entry in examined.inventory.irregular:
-        yield IRREGULAR.finding(
-            entry.path, f"a {entry.kind} lies in the directory", hint="remove it, or ask what it is for"
-        )
+        if not (unfinished and entry.kind == "empty directory" and is_half_written(entry.path)):
+            yield IRREGULAR.finding(
+                entry.path, f"in the directory lies: {entry.kind}", hint="remove it, or ask what it is for"
+            )
     manifest = examined.manifest
     if manifest is None:
         return
@@ -54,6 +58,13 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
             MANIFEST,
             f"{count(len(hashes), 'file')}, SHA-256 recomputed; no other file lies there",
         )
+
+
+def _half_written(examined: Examination) -> Iterator[Finding]:
+    """Yield what a recorder was writing when it was killed: it is no evidence, and no contradiction either."""
+    entries = [*examined.inventory.files, *(entry.path for entry in examined.inventory.irregular)]
+    for path in sorted(path for path in entries if is_half_written(path)):
+        yield HALF_WRITTEN.finding(path, "left half-written when the run was cut off; nothing of it is used")
 
 
 CHANGED = register(
@@ -109,6 +120,20 @@ IRREGULAR = register(
         "name that is not UTF-8.",
         "A link leads out of what was signed, and the others have no content that could be signed.",
         "Remove it, or put the file itself in its place before signing.",
+        "evidence",
+        check,
+    )
+)
+HALF_WRITTEN = register(
+    Rule(
+        "MA821",
+        "something left half-written",
+        Level.NOTE,
+        Confidence.CERTAIN,
+        Evidence.INCONCLUSIVE,
+        "An unfinished run holds no file under a temporary name and no folder that was not filled.",
+        "The recorder writes under a temporary name and renames; whoever kills it leaves the name behind.",
+        "Nothing to mend: what the trace names is whole.",
         "evidence",
         check,
     )

@@ -93,6 +93,26 @@ def test_without_manifest_a_run_is_unfinished_and_its_seals_still_count(run: Pat
     assert any("sealed" in claim.what and claim.evidence == "attested" for claim in verification.claims)
 
 
+def test_an_anchor_that_was_being_written_when_the_run_was_killed_is_no_contradiction(
+    run: Path, trusted: TrustStore
+) -> None:
+    (run / "manifest.json").unlink()
+    (run / "anchors/.step-000108.1695.tmp").mkdir()
+    (run / "anchors/.step-000109.1695.tmp").mkdir()
+    (run / "anchors/.step-000109.1695.tmp/.tensors.safetensors.1695.tmp").write_bytes(b"half")
+    (run / "probe").mkdir()
+    verification = verify(run, trusted=trusted)
+    assert (verification.exit_status, codes(verification)) == (4, {"MA808"})
+    assert len([finding for finding in verification.findings if finding.code == "MA821"]) == 3
+
+
+def test_a_half_written_file_in_a_signed_run_is_a_contradiction(run: Path, trusted: TrustStore) -> None:
+    (run / "anchors/.step-000108.1695.tmp").mkdir()
+    (run / ".trace.jsonl.7.tmp").write_bytes(b"")
+    verification = verify(run, trusted=trusted)
+    assert (verification.exit_status, codes(verification)) == (1, {"MA803", "MA804"})
+
+
 def test_a_run_cut_back_to_a_seal_never_passes(tmp_path: Path, key: SigningKey, trusted: TrustStore) -> None:
     run = RunBuilder(tmp_path / "cut", key=key).build(finish=False)
     assert verify(run, trusted=trusted).exit_status == 4
