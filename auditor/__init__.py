@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from auditor.adapters.explicit import Run, record
     from auditor.errors import MemauditError
+    from auditor.recorder.keyed import KeyedDataset
 
 __version__ = "0.1.0"
-__all__ = ["MemauditError", "Run", "__version__", "record"]
+__all__ = ["KeyedDataset", "MemauditError", "Run", "__version__", "record"]
 
 _HOMES = {
     "record": "auditor.adapters.explicit",
     "Run": "auditor.adapters.explicit",
+    "KeyedDataset": "auditor.recorder.keyed",
     "MemauditError": "auditor.errors",
 }
 

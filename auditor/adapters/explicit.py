@@ -14,6 +14,7 @@ from torch import nn
 from auditor.errors import MemauditError
 from auditor.outcomes.probe import Probe, UserOutcome
 from auditor.recorder.cell import Cell, CellFinished
+from auditor.recorder.keyed import set_pass
 from auditor.recorder.recording import Recording
 from auditor.recorder.session import Session
 from auditor.recorder.settings import CELL, CELL_RUN, Settings, is_off
@@ -28,6 +29,8 @@ def record(
     leaves_every: int | None = None,
     order: str = "ids",
     key: str | os.PathLike[str] | None = None,
+    keep_anchors: int | None = None,
+    resume: bool | str = False,
 ) -> Run:
     """Record one training into the run directory ``out``; use it as ``with auditor.record(…) as run:``.
 
@@ -47,6 +50,11 @@ def record(
         ``"ids"`` keeps the sample ids of each pass, ``"hash"`` only their hashes.
     key
         A private key file to sign with; the default is a key of your own, made when first needed.
+    keep_anchors
+        How many anchors stay on the disk, the newest ones; all if None.
+    resume
+        True goes on with an unfinished run in ``out``, from its last anchor, bit for bit; where there is none, a new
+        run begins. ``"program"`` leaves state to the program, which says ``run.resumed(step)``.
 
     Raises
     ------
@@ -54,7 +62,16 @@ def record(
         If the directory is not empty or an argument makes no sense.
     """
     return Run(
-        Settings.resolve(out, seed=seed, anchor_every=anchor_every, leaves_every=leaves_every, order=order, key=key)
+        Settings.resolve(
+            out,
+            seed=seed,
+            anchor_every=anchor_every,
+            leaves_every=leaves_every,
+            order=order,
+            key=key,
+            keep_anchors=keep_anchors,
+            resume=resume,
+        )
     )
 
 
@@ -65,6 +82,7 @@ class Run:
         self._settings = settings
         self._session: Session | None = None
         self._entered = False
+        self._passes = 0
 
     def __enter__(self) -> Self:
         if self._entered:
@@ -122,41 +140,41 @@ class Run:
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the loader's batches, noting which samples were consumed.
 
-        One pass at a time is recorded in full; of a pass begun while another is open only the content is.
+        Passes may lie inside one another (an evaluation in the training loop) or beside one another (``zip``).
         """
         session = self._session
+        self._passes += 1
         if session is None:
+            set_pass(loader, self._passes)
             yield from loader
             return
-        if session.walk is not None:
-            # A pass inside a pass, or beside one (zip): its batches are noted, its order is the loader's own affair.
-            for batch in loader:
-                session.consume(None, batch)
-                yield batch
-            return
-        session.begin_pass(loader)
+        current = session.begin_pass(loader)
         complete = False
         try:
             while True:
                 try:
-                    batch = session.draw()
+                    batch = session.draw(current)
                 except StopIteration:
                     complete = True
                     break
                 yield batch
-                session.boundary()
+                session.boundary(current)
         finally:
-            session.end_pass(complete=complete)
+            session.end_pass(current, complete=complete)
 
     def steps(self, count: int) -> Iterator[int]:
-        """Yield 0 … count - 1 for a loop without a loader; in a replay, from the anchor's step on."""
+        """Yield 0 … count - 1 for a loop without a loader; in a replay, from the anchor's iteration on."""
         session = self._session
-        for step in range(0 if session is None else session.first_step(), count):
-            if session is not None:
-                session.boundary()
-            yield step
-        if session is not None:
+        if session is None:
+            yield from range(count)
+            return
+        for index in range(session.begin_loop(count), count):
+            session.clock.iteration = index
             session.boundary()
+            yield index
+        session.clock.iteration = count
+        session.boundary()
+        session.end_loop()
 
     def batch(self, *, ids: Iterable[int] | None = None, content: Any = None) -> None:
         """Say what a loop without a loader consumed: sample ids, the batch itself, or both."""
@@ -166,4 +184,18 @@ class Run:
     def step(self, *, loss: Any = None) -> None:
         """Close one optimizer step; call it last in the loop's body, after averages and schedulers."""
         if self._session is not None:
-            self._session.close_step(loss)
+            self._session.step(loss)
+
+    def resumed(self, step: int) -> None:
+        """Say, before the loop, that the program came back to its own checkpoint of ``step``.
+
+        For recordings with ``resume="program"`` that go on after a cut. The trace then says which samples of the pass
+        in progress were consumed twice, and which never.
+
+        Raises
+        ------
+        MemauditError
+            If there is no such recording to go on with, or that step was not recorded.
+        """
+        if isinstance(self._session, Recording):
+            self._session.resumed(step)

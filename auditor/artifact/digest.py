@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ from auditor.artifact.canonical import canonical_bytes
 ALGORITHM = "xxh3-128-tree-1"
 CHUNK_BYTES = 1 << 20
 DIGEST_BYTES = 16
+SHARED_BYTES = 32 << 20
+"""From this size on threads share a tensor's chunks; below, handing out costs more than it saves."""
+_MOST_THREADS = 8
 
 _BIG_ENDIAN = sys.byteorder == "big"
 
@@ -34,11 +40,40 @@ def digest_with_header(prefix: bytes, data: memoryview | bytes) -> bytes:
     size = len(data)
     if 0 < size <= CHUNK_BYTES:
         hasher.update(xxhash.xxh3_128_digest(data))
+    elif size >= SHARED_BYTES:
+        for part in _pool().map(_chunk_digests, _shares(memoryview(data))):
+            hasher.update(part)
     else:
-        view = memoryview(data)
-        for start in range(0, size, CHUNK_BYTES):
-            hasher.update(xxhash.xxh3_128_digest(view[start : start + CHUNK_BYTES]))
+        hasher.update(_chunk_digests(memoryview(data)))
     return hasher.digest()
+
+
+def _chunk_digests(data: memoryview) -> bytes:
+    """Return the digests of consecutive chunks, joined; ``data`` begins at a chunk."""
+    starts = range(0, len(data), CHUNK_BYTES)
+    return b"".join([xxhash.xxh3_128_digest(data[start : start + CHUNK_BYTES]) for start in starts])
+
+
+def _shares(data: memoryview) -> list[memoryview]:
+    """Cut ``data`` at chunks into one share a thread."""
+    chunks = -(-len(data) // CHUNK_BYTES)
+    share = -(-chunks // _threads()) * CHUNK_BYTES
+    return [data[start : start + share] for start in range(0, len(data), share)]
+
+
+def _threads() -> int:
+    return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that share large tensors: XXH3 lets go of the interpreter's lock while it reads a chunk."""
+    return ThreadPoolExecutor(_threads(), thread_name_prefix="memaudit-digest")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pool and not its threads: it makes a new one if it needs one.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def tensor_digest(name: str, dtype: str, shape: Sequence[int], data: memoryview | bytes) -> bytes:

@@ -35,9 +35,17 @@ _CHUNK = 1 << 20
 _HALF_WRITTEN = re.compile(r"\.[^/]+\.[0-9]+\.tmp")
 
 
-def order_file(number: int) -> str:
-    """Return the path of a pass's order file below the run; passes count from 1."""
-    return f"{ORDER}/pass-{number:06d}.npy"
+def order_file(number: int, again: int = 1) -> str:
+    """Return the path of a pass's order file below the run; passes count from 1.
+
+    A pass that was walked ``again`` after a cut has another file beside the first.
+    """
+    return f"{ORDER}/pass-{number:06d}{'' if again == 1 else f'-{again}'}.npy"
+
+
+def order_part(number: int) -> str:
+    """Return the path of the log of a pass in progress, below the run."""
+    return f"{ORDER}/pass-{number:06d}.part"
 
 
 def anchor_path(step: int) -> str:

@@ -25,6 +25,14 @@ from auditor.errors import MemauditError, NothingToAuditError
 @click.option("--anchor-every", type=click.IntRange(1), metavar="N", help="Steps between anchors inside a pass.")
 @click.option("--leaves-every", type=click.IntRange(1), metavar="N", help="Steps between per-tensor digests.")
 @click.option("--order", type=click.Choice(["ids", "hash"]), help="Keep sample ids, or only their hashes.")
+@click.option("--keep-anchors", type=click.IntRange(1), metavar="N", help="Keep only the newest N anchors.")
+@click.option(
+    "--resume",
+    type=click.Choice(["anchor", "program"]),
+    is_flag=False,
+    flag_value="anchor",
+    help="Go on with the unfinished run in --out: from its last anchor, or from where the program says.",
+)
 @click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- PYTHON FILE [ARG]…")
 def command(
@@ -33,6 +41,8 @@ def command(
     anchor_every: int | None,
     leaves_every: int | None,
     order: str | None,
+    keep_anchors: int | None,
+    resume: str | None,
     key: Path | None,
     command: tuple[str, ...],
 ) -> None:
@@ -42,15 +52,16 @@ def command(
     Examples:
       memaudit record -- python train.py
       memaudit record --out runs/a --seed 7 -- python train.py --epochs 3
+      memaudit record --out runs/a --seed 7 --resume -- python train.py --epochs 3
 
     The script records itself with `auditor.record(…)`; this command decides directory, seed and anchors without a
     change to it. Scripts without these lines cannot be recorded yet.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if resume is None and out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MemauditError(
             "the run directory exists and is not empty",
             where=str(out),
-            next_step="name another directory with --out, or remove this one",
+            next_step="name another directory with --out, remove this one, or go on with it by --resume",
         )
     settings = {
         "MEMAUDIT_OUT": None if out is None else str(out.resolve()),
@@ -58,6 +69,8 @@ def command(
         "MEMAUDIT_ANCHOR_EVERY": anchor_every,
         "MEMAUDIT_LEAVES_EVERY": leaves_every,
         "MEMAUDIT_ORDER": order,
+        "MEMAUDIT_KEEP_ANCHORS": keep_anchors,
+        "MEMAUDIT_RESUME": resume,
         "MEMAUDIT_KEY": None if key is None else str(key.resolve()),
     }
     given = {name: str(value) for name, value in settings.items() if value is not None}

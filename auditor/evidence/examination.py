@@ -13,6 +13,7 @@ from auditor.artifact.run_directory import MANIFEST, TRACE, Inventory, OpenedFil
 from auditor.errors import MemauditError
 from auditor.evidence import manifest as manifests
 from auditor.evidence.dsse import Signature
+from auditor.evidence.history import History
 from auditor.evidence.trace_reader import TraceReading, read_trace
 from auditor.evidence.trust import TrustStore
 from auditor.findings.evidence import Evidence
@@ -57,6 +58,11 @@ class Examination:
         if TRACE not in self.inventory:
             return TraceReading()
         return read_trace(self.inventory.open(TRACE).data)
+
+    @cached_property
+    def history(self) -> History:
+        """Which of the trace's events count, and which were made void by a cut."""
+        return History.of(self.trace.events)
 
     @cached_property
     def signers(self) -> list[Signature]:

@@ -16,7 +16,8 @@ from auditor.evidence.keys import SigningKey
 STATEMENT = "https://in-toto.io/Statement/v1"
 RUN = "urn:memaudit:run:1"
 STUDY = "urn:memaudit:study:1"
-_PARTIAL = "manifest.json.partial"
+PARTIAL = "manifest.json.partial"
+"""What the manifest is called until it is whole."""
 
 
 class ManifestError(MemauditError):
@@ -48,7 +49,7 @@ def write_manifest(directory: Path, predicate_type: str, predicate: dict[str, An
     target = directory / run_directory.MANIFEST
     if target.exists() or target.is_symlink():
         raise ManifestError("there is a manifest already", where=str(target))
-    partial = directory / _PARTIAL
+    partial = directory / PARTIAL
     partial.unlink(missing_ok=True)  # left by a process killed while it wrote one
     _remove_empty(directory)
     inventory = run_directory.scan(directory)

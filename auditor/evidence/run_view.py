@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from auditor.artifact import run_directory, safetensors_file, strict_json
+from auditor.artifact import order_file, run_directory, safetensors_file, strict_json
 from auditor.artifact.run_directory import Inventory
 from auditor.errors import InconclusiveError, NothingToAuditError
 from auditor.evidence import manifest as manifests
+from auditor.evidence.history import History
 from auditor.evidence.trace_reader import TraceReading, read_trace
 
 
@@ -33,13 +34,16 @@ class Step:
     streams: dict[str, str | None]
     loss: float | None
     leaves: dict[str, dict[str, str]] | None
+    also: tuple[tuple[int, int], ...] = ()
+    """The other passes that gave batches to this step, each with the position reached."""
 
 
 @dataclass(frozen=True)
 class AnchorView:
-    """One anchor: its event, and its files on demand."""
+    """One anchor whose files are there: its event, and its files on demand."""
 
     event: dict[str, Any]
+    """The ``anchor`` event, with ``files`` (SHA-256 by name) from the ``stored`` event that followed it."""
     _inventory: Inventory
 
     @property
@@ -115,13 +119,30 @@ class RunView:
         """The ``start`` event."""
         return self.trace.events[0]
 
+    @cached_property
+    def history(self) -> History:
+        """Which events count, and which were made void by a cut."""
+        return History.of(self.trace.events)
+
     def events(self) -> Iterator[dict[str, Any]]:
-        """Return every event in order."""
-        return iter(self.trace.events)
+        """Return every event that counts, in order; what a cut made void is left out."""
+        return self.history.events()
 
     def steps(self) -> Iterator[Step]:
-        """Return every step, its digests resolved."""
-        return resolve_steps(self.trace.events)
+        """Return every step that counts, its digests resolved."""
+        void = self.history.void
+        return (step for step in resolve_steps(self.trace.events) if step.seq not in void)
+
+    def passes(self) -> list[dict[str, Any]]:
+        """Return the ``pass`` events that count, in the order in which the passes ended."""
+        return [event for event in self.history.timeline if event["event"] == "pass"]
+
+    def order(self, number: int) -> order_file.Ids | None:
+        """Return the sample ids of a pass as consumed; None where they were not kept or the pass has not ended."""
+        for event in self.passes():
+            if event["pass"] == number and event["file"] is not None:
+                return order_file.read(self.inventory.open(event["file"]).data, event["file"])
+        return None
 
     @cached_property
     def census(self) -> dict[str, list[dict[str, Any]]]:
@@ -132,8 +153,12 @@ class RunView:
 
     @cached_property
     def anchors(self) -> list[AnchorView]:
-        """The anchors in the order they were taken."""
-        return [AnchorView(event, self.inventory) for event in self.trace.of("anchor")]
+        """The anchors that count and whose files are there, in the order they were taken."""
+        return [
+            AnchorView({**record.event, "files": record.stored["files"]}, self.inventory)
+            for record in self.history.anchors
+            if record.stored is not None and record.is_kept and not record.void
+        ]
 
     @cached_property
     def probes(self) -> dict[str, Any]:
@@ -147,40 +172,60 @@ class RunView:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of environment.json."""
+        return self._environment(run_directory.ENVIRONMENT)
+
+    def environment_at(self, step: int) -> dict[str, Any]:
+        """Return the environment in which a step was taken: another one where the run went on on another machine."""
         name = run_directory.ENVIRONMENT
+        for cut in self.history.cuts:
+            if cut.event["step"] < step:
+                other = cut.event["environment"]
+                name = run_directory.ENVIRONMENT if other is None else other["file"]
+        return self._environment(name)
+
+    def _environment(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = strict_json.parse_canonical(self.inventory.bytes_of(name), name)
         return value
 
 
 def resolve_steps(events: Iterable[dict[str, Any]]) -> Iterator[Step]:
-    """Yield the step events with unchanged digests carried forward, by the census in force at each."""
+    """Yield the step events with unchanged digests carried forward, by the census in force at each.
+
+    Void steps are among them where ``events`` has them; at a ``resume`` nothing is carried on.
+    """
     sources: list[str] = []
     streams: list[str] = []
     last_source: dict[str, str | None] = {}
     last_stream: dict[str, str | None] = {}
     for event in events:
-        if event["event"] == "census":
-            sources = [entry["name"] for entry in event["sources"]]
-            streams = [entry["name"] for entry in event["streams"]]
-        elif event["event"] == "anchor":
-            last_source.update(event["sources"])
-            last_stream.update(event["streams"])
-        elif event["event"] == "step":
-            _carry(last_source, sources, event["sources"])
-            _carry(last_stream, streams, event["streams"])
-            loss = event.get("loss")
-            yield Step(
-                event["seq"],
-                event["step"],
-                event["pass"],
-                event["position"],
-                event["ids"],
-                event["batch"],
-                {name: last_source.get(name) for name in sources},
-                {name: last_stream.get(name) for name in streams},
-                None if loss is None else float(loss),
-                event.get("leaves"),
-            )
+        match event["event"]:
+            case "census":
+                sources = [entry["name"] for entry in event["sources"]]
+                streams = [entry["name"] for entry in event["streams"]]
+            case "resume":
+                last_source, last_stream = {}, {}
+            case "anchor":
+                last_source.update(event["sources"])
+                last_stream.update(event["streams"])
+            case "iter":
+                _carry(last_stream, streams, event["streams"])
+            case "step":
+                _carry(last_source, sources, event["sources"])
+                _carry(last_stream, streams, event["streams"])
+                loss = event.get("loss")
+                yield Step(
+                    event["seq"],
+                    event["step"],
+                    event["pass"],
+                    event["position"],
+                    event["ids"],
+                    event["batch"],
+                    {name: last_source.get(name) for name in sources},
+                    {name: last_stream.get(name) for name in streams},
+                    None if loss is None else float(loss),
+                    event.get("leaves"),
+                    tuple((number, position) for number, position in event.get("also", ())),
+                )
 
 
 def _carry(last: dict[str, str | None], names: list[str], digests: list[str | None]) -> None:

@@ -21,7 +21,20 @@ MAX_LINE_BYTES = 64 << 20
 MAX_PROBLEMS = 100
 """Past this many the trace is broken beyond use, and more lines say nothing new."""
 
-EVENTS = ("start", "census", "step", "pass", "anchor", "outcome", "seal", "end")
+EVENTS = (
+    "start",
+    "census",
+    "iter",
+    "step",
+    "pass",
+    "anchor",
+    "stored",
+    "dropped",
+    "outcome",
+    "seal",
+    "resume",
+    "end",
+)
 
 
 @dataclass(frozen=True)
@@ -155,14 +168,20 @@ def _is_plain_step(event: dict[str, Any]) -> bool:
     here goes to the schema, so this may only be stricter.
     """
     members = set(event)
-    if event["event"] != "step" or members - {"loss"} != _PLAIN_STEP:
+    if event["event"] != "step" or members - {"loss", "also", "by_hand"} != _PLAIN_STEP:
         return False
-    loss = event.get("loss", 0.0)
+    loss, also = event.get("loss", 0.0), event.get("also", [[1, 0]])
     return (
         _is_count(event["step"], 1)
         and (event["pass"] is None or _is_count(event["pass"], 1))
         and (event["position"] is None or _is_count(event["position"], 0))
         and type(loss) in (int, float)
+        and _is_count(event.get("by_hand", 1), 1)
+        and type(also) is list
+        and bool(also)
+        and all(
+            type(each) is list and len(each) == 2 and _is_count(each[0], 1) and _is_count(each[1], 0) for each in also
+        )
         and type(event["prev"]) is str
         and _HASH.fullmatch(event["prev"]) is not None
         and _is_count(event["seq"], 0)

@@ -109,7 +109,7 @@ def verify(path: str | Path, *, trusted: TrustStore | None = None, rules: Sequen
             why=f"it has none of {', '.join(_MARKS)}",
             next_step="memaudit record -- python train.py",
         )
-    examined = Examination(directory, _look(directory), trusted if trusted is not None else TrustStore.load())
+    examined = Examination(directory, look(directory), trusted if trusted is not None else TrustStore.load())
     applied = rules if rules is not None else [rule for rule in all_rules() if not rule.lint_only]
     outcome = list(apply(applied, examined))
     findings = worst_last(each for each in outcome if isinstance(each, Finding))
@@ -130,7 +130,7 @@ def verify(path: str | Path, *, trusted: TrustStore | None = None, rules: Sequen
     )
 
 
-def _look(directory: Path) -> run_directory.Inventory:
+def look(directory: Path) -> run_directory.Inventory:
     """Return the inventory of a directory that may still be written to.
 
     A run without a manifest may be going on: its trace is read first, and what it names is then there.
@@ -211,7 +211,7 @@ def _summary(examined: Examination) -> dict[str, Any]:
             return {**common, "verdict": None, "estimates": None, "arms": []}
         arms = [arm["name"] for arm in estimate["arms"]]
         return {**common, "verdict": estimate["verdict"], "estimates": len(estimate["estimates"]), "arms": arms}
-    trace = examined.trace
+    trace, history = examined.trace, examined.history
     start = trace.events[0] if trace.events and trace.events[0]["event"] == "start" else {}
     end = trace.end or {}
     times = {name: predicate.get(name) for name in ("started", "finished", "seconds")}
@@ -219,9 +219,10 @@ def _summary(examined: Examination) -> dict[str, Any]:
         **common,
         **{name: value if isinstance(value, str | int | float) else None for name, value in times.items()},
         "status": end.get("status", "unfinished"),
-        "steps": len(trace.of("step")),
-        "passes": len(trace.of("pass")),
-        "anchors": [event["step"] for event in trace.of("anchor")],
+        "steps": sum(1 for event in history.timeline if event["event"] == "step"),
+        "passes": sum(1 for event in history.timeline if event["event"] == "pass"),
+        "anchors": [record.event["step"] for record in history.anchors if record.is_kept and not record.void],
+        "cuts": len(history.cuts),
         "lines": trace.lines,
         "trace_head": trace.head,
         "seed": start.get("seed"),

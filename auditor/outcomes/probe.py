@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,7 +93,7 @@ class Probe:
 
     def measure(self, streams: list[Stream]) -> Measurement:
         """Run the model on the probe; streams, modes, gradients and buffers are afterwards as they were."""
-        with Preserved(streams), _evaluating(self.model, self.warnings), torch.no_grad():
+        with Preserved(streams), _evaluating(self.model, self.warnings), _eagerly(), torch.no_grad():
             outputs = self._forward()
             if self.kind != "classification" or outputs.dim() != 2:
                 return Measurement({}, outputs.double().cpu().numpy().copy())
@@ -120,7 +122,7 @@ class UserOutcome:
 
     def measure(self, streams: list[Stream]) -> float:
         """Return ``float(function())``; streams are afterwards as they were."""
-        with Preserved(streams), torch.no_grad():
+        with Preserved(streams), _eagerly(), torch.no_grad():
             return float(self.function())
 
 
@@ -156,6 +158,18 @@ class _evaluating:  # noqa: N801 - reads as a statement
                 with torch.no_grad():
                     buffer.copy_(before)
                 self._warnings.add(f"evaluating the model changes its buffer {name}; it was put back")
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Return a block in which compiled modules run as they were written.
+
+    A probe's batch has another size than the training's: compiled, it would make torch.compile remember dynamic
+    shapes, and training's next compilation come out with other bits.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eagerly: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eagerly
 
 
 def _plain_attributes(layer: nn.Module) -> dict[str, Any]:

@@ -12,17 +12,15 @@ import torch
 
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.trace import TraceWriter
-from auditor.errors import MemauditError
 from auditor.interventions.registry import make
+from auditor.recorder.entry import Entry
 from auditor.recorder.environment import numerics_class
 from auditor.recorder.journal import Journal
-from auditor.recorder.order import Walk, forget_workers
+from auditor.recorder.passes import Pass
 from auditor.recorder.session import Session
 from auditor.recorder.settings import Settings
 from auditor.state.anchor import Anchor
-from auditor.state.restore import restore_sources, restore_streams
-from auditor.state.source import Reading
-from auditor.state.streams import GeneratorStream
+from auditor.state.streams import Stream
 
 RESULT_FORMAT = "cell-result-1"
 
@@ -51,84 +49,41 @@ class Cell(Session):
         self.description: dict[str, Any] = json.loads((directory / "cell.json").read_text("utf-8"))
         _set_threads(self.description["threads"], self.description["interop_threads"])
         place = self.description["anchor"]
-        self._anchor = Anchor.read(run / place["path"], place["files"])
-        self._place = place
+        self.entry: Entry = Entry(self, Anchor.read(run / place["path"], place["files"]), place["path"])
         self._interventions = [make(item) for item in self.description["do"]]
         self._trace = TraceWriter(directory / "trace.jsonl")
-        self._journal = Journal(self._trace, self.contract_of)
-        self._restored = False
+        self._journal = Journal(self._trace, self.contract_of, self.reseeding)
         self._forked = False
         self._done = False
         self._fork_report: dict[str, Any] = {"rekeyed": {}, "order_kept": None, "absent_streams": []}
-        self._generators: list[torch.Generator] = []
+        self._generators: list[object] = []
         self._receipts: list[dict[str, Any]] = []
         self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
         self._reach_seconds = 0.0
 
     # Coming back to the anchor.
 
-    def first_epoch(self) -> int:
-        """Begin with the anchor's epoch."""
-        super().first_epoch()
-        return int(self._place["epoch"] or 0)
+    def before_pass(self, new: Pass) -> None:
+        """Fork, if this is the place."""
+        self._rekey_new(new)
+        if not self.open and self._is_fork_place("pass"):
+            self._fork()
 
-    def begin_pass(self, loader: Any) -> None:
-        """Begin a walk; where it was resumed at the fork itself, fork before its first batch."""
-        super().begin_pass(loader)
+    def begin_loop(self, count: int) -> int:
+        """Fork before the first iteration, if the fork is where the anchor is."""
+        first = super().begin_loop(count)
+        if self.entry.restored and self._is_fork_place("step"):
+            self._fork()
+        return first
+
+    def entered(self, old: Pass) -> None:
+        """Fork before the first batch of a pass that goes on, if the fork is where the anchor is."""
         if self._is_fork_place("step"):
             self._fork()
-
-    def start_walk(self, loader: Any) -> Walk:
-        """Restore, if this is the anchor's pass; fork, if this is the place; begin the walk."""
-        if self._restored:
-            self._rekey_new()
-            if self._is_fork_place("pass"):
-                self._fork()
-            return Walk(loader)
-        if self._place["pass"] is None:
-            raise MemauditError("the program walks a loader where the recorded one did not", where=self._place["path"])
-        self.clock.passes = self._place["pass"]
-        if self._place["at"] == "step":
-            return self._resume_inside(loader)
-        self._restore()
-        if self._is_fork_place("pass"):
-            self._fork()
-        return Walk(loader)
-
-    def _resume_inside(self, loader: Any) -> Walk:
-        self._set_streams("before_iter")
-        walk = Walk(loader, skip=self._place["position"], before_first_draw=lambda: self._set_streams("before_draw"))
-        walk.fast_forward()
-        self.clock.position = self._place["position"]
-        self._restore()
-        return walk
-
-    def _set_streams(self, moment: str) -> None:
-        """Set every stream to what it was before the walk in progress began, or before its first draw."""
-        values = self._anchor.values["loader"][moment]
-        for stream in self.streams():
-            prefix = f"{moment}/{stream.name}/"
-            tensors = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in self._anchor.loader_tensors.items()
-                if name.startswith(prefix)
-            }
-            if stream.name in values:
-                stream.restore(Reading(tensors, values[stream.name]))
-
-    def first_step(self) -> int:
-        """Restore in front of the loop; begin with the anchor's step."""
-        super().first_step()
-        if not self._restored:
-            self._restore()
-        return self.clock.step
-
-    def _restore(self) -> None:
-        restore_sources(self._anchor, self.watched)
-        self._cached = None
-        self._fork_report["absent_streams"] = restore_streams(self._anchor, self.streams())
-        self.clock.step = self._place["step"]
-        self._restored = True
+        elif self._forked and self.description["key"] is not None and old.walk is not None:
+            # A second pass in progress, which the program came to after the fork.
+            self._rekey_new(old)
+            self._note_kept(old.walk.redraw())
 
     # The fork and what follows.
 
@@ -140,44 +95,54 @@ class Cell(Session):
         self._forked = True
         self._reach_seconds = time.monotonic() - self._began
         if self.description["key"] is not None:
-            if self.walk is not None and self.description["fork"]["where"] == "step":
-                self._fork_report["order_kept"] = self.walk.redraw(self._rekey)
-            else:
-                self._rekey()
+            self._rekey()
+            for each in self.open:
+                if each.walk is not None:
+                    self._note_kept(each.walk.redraw())
         for intervention in self._interventions:
             self._receipts.append(intervention.apply(self.watched))
-            self._cached = None
+
+    def _note_kept(self, reason: str | None) -> None:
+        """Report why an order was kept; each reason once."""
+        known = self._fork_report["order_kept"]
+        if reason is not None and reason not in (known or ""):
+            self._fork_report["order_kept"] = reason if known is None else f"{known}; {reason}"
 
     def _rekey(self) -> None:
         key = self.description["key"]
-        streams = self.streams()
+        self.entry.forget()
+        streams = self.main_streams()
+        self._generators = [_generator_of(stream) for stream in streams]
         self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in streams}
-        self._generators = [stream.generator for stream in streams if isinstance(stream, GeneratorStream)]
-        for loader in self.loaders:
-            if self.walk is None or loader is not self.walk.loader:
-                forget_workers(loader)  # workers that live on would keep streams that nobody re-keyed
+        # Workers that live on would keep streams that nobody re-keyed; those of passes in progress go with the redraw.
+        self.loaders.forget_workers()
 
-    def _rekey_new(self) -> None:
+    def _rekey_new(self, new: Pass) -> None:
         """Re-key the streams that appear after the fork, such as the generator of a loader not walked before."""
         key = self.description["key"]
         if self._forked and key is not None:
-            for stream in self.streams():
-                if isinstance(stream, GeneratorStream) and all(stream.generator is not g for g in self._generators):
-                    self._generators.append(stream.generator)
-                    seed = stream.rekey(f"{key}/pass {self.clock.passes}")
-                    self._fork_report["rekeyed"][f"{stream.name} of pass {self.clock.passes}"] = str(seed)
+            for stream in self.main_streams():
+                generator = _generator_of(stream)
+                if all(generator is not known and generator != known for known in self._generators):
+                    self._generators.append(generator)
+                    seed = stream.rekey(f"{key}/pass {new.number}")
+                    self._fork_report["rekeyed"][f"{stream.name} of pass {new.number}"] = str(seed)
 
-    def boundary(self) -> None:
-        """Fork or measure where it is due; end the program after the last horizon."""
+    def between(self) -> None:
+        """Fork where it is due."""
+        if self.entry.restored and not self._done and self._is_fork_place("step"):
+            self._fork()
+
+    def boundary(self, of: Pass | None = None) -> None:
+        """Measure where it is due; end the program after the last horizon."""
+        super().boundary(of)
         self._act()
         if self._done:
             raise CellFinished
 
     def _act(self) -> None:
-        if not self._restored or self._done:
+        if not self.entry.restored or self._done:
             return
-        if self._is_fork_place("step"):
-            self._fork()
         horizon = self.clock.step - self.description["fork"]["at"]
         if self._forked and horizon in self.description["horizons"] and str(horizon) not in self._horizons:
             self._measure(horizon)
@@ -189,21 +154,12 @@ class Cell(Session):
         """Write the step event, for the gate and for diff."""
         if self._done:
             return
-        if not self._restored:
-            raise MemauditError(
-                "the program took a step before the place it was to come back to",
-                where=self._place["path"],
-                why="steps outside run.batches() and run.steps() cannot be skipped",
-                next_step="take every optimizer step inside the loop over run.batches(loader) or run.steps(n)",
-            )
         self.write_step(self._journal, loss)
 
-    def end_pass(self, *, complete: bool) -> None:
-        """Give the loader back; measure what is due after a pass left by ``break``."""
-        if self.walk is not None:
-            self.walk.close()
-            self.walk = None
-        self._act()
+    def after_pass(self, old: Pass, *, complete: bool) -> None:
+        """Measure what is due after a pass left by ``break``."""
+        if not self.open:
+            self._act()
 
     def _measure(self, horizon: int) -> None:
         predictions = self.directory / "predictions"
@@ -232,6 +188,7 @@ class Cell(Session):
 
     def _write(self, status: str, error: str | None = None) -> None:
         self._done = True
+        self._fork_report["absent_streams"] = sorted(self.entry.absent)
         self._trace.close()
         total = time.monotonic() - self._began
         # Apart from the result, which is a function of the cell's description alone.
@@ -254,6 +211,12 @@ class Cell(Session):
                 "numerics": numerics_class(),
             },
         )
+
+
+def _generator_of(stream: Stream) -> object:
+    """Return what tells a stream from another one that may have taken its name: its generator, or else its name."""
+    generator: object = getattr(stream, "generator", None)
+    return stream.name if generator is None else generator
 
 
 def _set_threads(threads: int, interop: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import (
@@ -17,6 +18,11 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+
+from auditor.recorder.workers import Begin, Carry, CarryingIterator, WorkerTable
+
+if TYPE_CHECKING:
+    from auditor.recorder.passes import Continued
 
 Batch = Any
 Ids = list[int] | None
@@ -105,7 +111,7 @@ class _TapIterator:
         self._started = True
         self._walk.before_first_draw()
         for _ in range(self._walk.skip):
-            self._walk.delivered += _as_list(next(self.source)) or []
+            self._walk.deliver(_as_list(next(self.source)))
 
     def __iter__(self) -> _TapIterator:
         return self
@@ -127,15 +133,26 @@ class Walk:
     loader
         The user's loader. During the walk its (batch) sampler is replaced by one that notes what is drawn; it draws
         the same, at the same moments.
+    table
+        Where the streams of the loader's workers are noted, and from which workers that are started now begin.
     skip
-        How many index lists to draw and drop without fetching: the position of an anchor in the middle of a pass.
+        How many batches to take as consumed: the position of an anchor in the middle of a pass. Their index lists are
+        drawn and dropped; where there are none (iterable data sets) the batches themselves are.
     before_first_draw
         Called when the first index list is about to be drawn; streams are read or set there (a shuffled order is
         drawn at that moment, not when the walk begins).
     """
 
-    def __init__(self, loader: Any, *, skip: int = 0, before_first_draw: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        table: WorkerTable | None = None,
+        *,
+        skip: int = 0,
+        before_first_draw: Callable[[], None] = lambda: None,
+    ) -> None:
         self.loader = loader
+        self.table = table if table is not None else WorkerTable()
         self.policy = policy_of(loader)
         self.has_ids = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
         self.skip = skip
@@ -143,35 +160,53 @@ class Walk:
         self.drawing: _TapIterator | None = None
         self.drawn: deque[Any] = deque()
         self.delivered: list[int] = []
+        self.lengths: list[int] = []
+        """How many ids each consumed batch had."""
         self.redrawn: Iterable[Any] | None = None
         if self.has_ids and loader.num_workers and not getattr(loader, "in_order", True):
             self.has_ids = False  # batches come as they are ready, not as they were drawn
         self._slot = "sampler" if getattr(loader, "batch_sampler", None) is None else "batch_sampler"
+        self._iterator = self._start(skip)
         if not self.has_ids:
             before_first_draw()
-        self._iterator = self._start()
+            for _ in range(skip):
+                next(self._iterator)
 
-    def _start(self) -> Iterator[Batch]:
-        """Return the loader's iterator, built while its sampler is the one that takes notes.
+    @property
+    def base_seed(self) -> int | None:
+        """The seed from which workers' seeds follow (worker ``k`` has this plus ``k``); None without a DataLoader."""
+        return getattr(self._iterator, "_base_seed", None)
+
+    def _start(self, skip: int = 0) -> Iterator[Batch]:
+        """Return the loader's iterator, built while its parts are the ones that take notes.
 
         Only while it is built: the program may walk the same loader by hand in between.
         """
-        if not self.has_ids:
-            plain: Iterator[Batch] = iter(self.loader)
-            return plain
-        self._original = self.loader.__dict__[self._slot]
-        tap = _Tap(self._original, self)
-        persistent = getattr(self.loader, "_iterator", None)
-        if persistent is not None:
-            # Persistent workers keep their iterator, and it the sampler it was built with.
-            persistent._index_sampler = tap
-        # Through __dict__: the loader refuses assignments to these names after it is built.
-        self.loader.__dict__[self._slot] = tap
+        stand_ins: dict[str, Any] = {}
+        if self.has_ids:
+            self._original = self.loader.__dict__[self._slot]
+            stand_ins[self._slot] = tap = _Tap(self._original, self)
+            persistent = getattr(self.loader, "_iterator", None)
+            if persistent is not None:
+                # Persistent workers keep their iterator, and it the sampler it was built with.
+                persistent._index_sampler = tap
+        if _carries(self.loader):
+            stand_ins["collate_fn"] = Carry(self.loader.collate_fn)
+            stand_ins["worker_init_fn"] = Begin(self.loader.worker_init_fn, self.table.states)
+            stand_ins["_get_iterator"] = partial(_carrying, self.loader, self.table, skip if self.has_ids else 0)
+        held = {name: self.loader.__dict__[name] for name in stand_ins if name in self.loader.__dict__}
         try:
+            # Through __dict__: the loader refuses assignments to some of these names after it is built.
+            if stand_ins:
+                self.loader.__dict__.update(stand_ins)
             iterator: Iterator[Batch] = iter(self.loader)
         finally:
-            self.loader.__dict__[self._slot] = self._original
-        if self.drawing is None:
+            for name in stand_ins:
+                if name in held:
+                    self.loader.__dict__[name] = held[name]
+                else:
+                    del self.loader.__dict__[name]
+        if self.has_ids and self.drawing is None:
             self.has_ids = False  # a loader with an __iter__ of its own, which draws elsewhere
         return iterator
 
@@ -190,38 +225,48 @@ class Walk:
             self.has_ids = False  # a loader that gives more batches than it draws
             return batch, None
         ids = _as_list(self.drawn.popleft())
-        self.delivered += ids or []
+        self.deliver(ids)
         return batch, ids
+
+    def deliver(self, ids: Ids) -> None:
+        """Count a batch's ids as consumed."""
+        self.delivered += ids or []
+        self.lengths.append(len(ids or []))
+
+    def take_over(self, before: Continued) -> None:
+        """Count what was consumed in this pass before a cut; the program itself skips it, or does not."""
+        size = self.policy["batch_size"]
+        if before.ids is None or size is None or len(before.ids) < size * before.position:
+            self.has_ids = False
+            return
+        self.delivered = [*before.ids[: size * before.position], *self.delivered]
+        self.lengths = [*[size] * before.position, *self.lengths]
 
     def fast_forward(self) -> None:
         """Draw the index lists to skip now, not at the next batch (with workers it has happened already)."""
         if self.drawing is not None:
             self.drawing.start()
 
-    def redraw(self, rekey: Callable[[], None]) -> str | None:
-        """Discard what was drawn but not delivered, re-key the streams, and draw the rest of the pass anew.
+    def redraw(self) -> str | None:
+        """Discard what was drawn but not delivered, and draw the rest of the pass anew from the streams as they are.
 
         Without replacement the rest comes from the ids that remain in the pass, with replacement from all. A fixed
         order stays. Returns why the order was kept, or None if it was drawn anew or has nothing random in it.
         """
-        kept: Iterable[Any] | None = None
         reason: str | None = None
         if not self.has_ids:
-            rekey()
             return f"{self.policy['sampler']} gives no sample ids; its order was kept"
         sampler = _stock_sampler(self.loader, self._original)
         if sampler is None:
             # Lazily: a sampler may never end.
-            kept = itertools.chain(list(self.drawn), self.drawing.source if self.drawing else ())
+            self.redrawn = itertools.chain(list(self.drawn), self.drawing.source if self.drawing else ())
             reason = f"{self.policy['sampler']} is not a sampler whose draws memaudit knows; its order was kept"
-        rekey()
-        if kept is None:
+        else:
             ids = _redrawn(sampler, Counter(self.delivered), len(self.delivered))
-            kept = ids if self._slot == "sampler" else _batched(ids, self.policy)
+            self.redrawn = ids if self._slot == "sampler" else _batched(ids, self.policy)
         self.drawn.clear()
-        self.redrawn = kept
         del self._iterator
-        forget_workers(self.loader)
+        forget_workers(self.loader, self.table)
         self._iterator = self._start()
         return reason
 
@@ -235,8 +280,24 @@ class Walk:
         self._iterator = iter(())
 
 
-def forget_workers(loader: Any) -> None:
+def _carries(loader: Any) -> bool:
+    """Say whether a loader's workers can be made to say how their streams stand."""
+    return (
+        isinstance(loader, DataLoader)
+        and loader.num_workers > 0
+        and type(loader)._get_iterator is DataLoader._get_iterator
+    )
+
+
+def _carrying(loader: DataLoader[Any], table: WorkerTable, skip: int) -> CarryingIterator:
+    """Return what ``DataLoader._get_iterator`` returns with workers, in the form that takes notes."""
+    loader.check_worker_number_rationality()
+    return CarryingIterator(loader, table, skip)
+
+
+def forget_workers(loader: Any, table: WorkerTable) -> None:
     """Let go of a loader's persistent workers: the next walk starts new ones, from the streams as they are then."""
+    table.states.clear()
     if getattr(loader, "_iterator", None) is not None:
         loader._iterator = None
 

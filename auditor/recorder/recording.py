@@ -8,29 +8,37 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
+from torch.utils.data import DataLoader
 
-from auditor.artifact import order_file
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.digest import ALGORITHM, array_digest, digest_text
+from auditor.artifact.run_directory import ANCHORS, ENVIRONMENT, TRACE
 from auditor.artifact.trace import FORMAT as TRACE_FORMAT
 from auditor.artifact.trace import TraceWriter
+from auditor.artifact.windows import multiset, window_multisets
 from auditor.errors import MemauditError
 from auditor.evidence.keys import SigningKey, load_or_create_default, load_private
 from auditor.evidence.manifest import RUN, write_manifest
+from auditor.evidence.predicate import run_predicate
 from auditor.evidence.seal import seal_fields
 from auditor.recorder import environment
+from auditor.recorder.anchor_writer import AnchorWriter
+from auditor.recorder.entry import Entry, gradients
 from auditor.recorder.journal import Journal
 from auditor.recorder.order import Walk
+from auditor.recorder.order_log import OrderLog
+from auditor.recorder.passes import Continued, Pass
+from auditor.recorder.resuming import Reopened, can_resume, reopen
 from auditor.recorder.session import Session
 from auditor.recorder.settings import NOTE, OUT, Settings, program
-from auditor.state.anchor import Snapshot, copied
+from auditor.state.anchor import Anchor, Snapshot
 from auditor.state.module import evaluation_modes
-from auditor.state.source import Reading
 
 _P = ParamSpec("_P")
 
@@ -67,29 +75,98 @@ class Recording(Session):
         self._clock_start = time.monotonic()
         self._key: SigningKey = load_or_create_default() if settings.key is None else load_private(settings.key)
         # The command names one directory; a program's further runs go beside it.
-        beside = self._block > 1 and OUT in os.environ
-        self._directory = _new_directory(
-            settings.out.with_name(f"{settings.out.name}-{self._block}") if beside else settings.out
-        )
+        if self._block > 1 and OUT in os.environ:
+            settings = replace(settings, out=settings.out.with_name(f"{settings.out.name}-{self._block}"))
         self._environment = environment.describe()
-        text = write_canonical(self._directory / "environment.json", self._environment)
+        self._stored: list[str] = []
+        self._last_anchor: tuple[int, str] | None = None
+        self._reopened: Reopened | None = None
+        self._resumed_by_program = False
+        if can_resume(settings):
+            self._reopened = reopen(settings, self._key, self._environment)
+            self._directory, self._trace = self._reopened.directory, self._reopened.trace
+        else:
+            self._directory = _new_directory(settings.out)
+            self._trace = self._begin_trace()
         _tell_command(self._directory)
-        self._trace = TraceWriter(self._directory / "trace.jsonl")
-        self._trace.append(
+        self._journal = Journal(self._trace, self.contract_of, self.reseeding)
+        self._order = OrderLog(self._directory)
+        self._writer = AnchorWriter(self._directory)
+        if self._reopened is not None:
+            self._go_on(self._reopened)
+
+    def _begin_trace(self) -> TraceWriter:
+        text = write_canonical(self._directory / ENVIRONMENT, self._environment)
+        trace = TraceWriter(self._directory / TRACE)
+        trace.append(
             "start",
             {
                 "format": TRACE_FORMAT,
                 "digest": ALGORITHM,
-                "seed": None if settings.seed is None else str(settings.seed),
+                "seed": None if self.settings.seed is None else str(self.settings.seed),
                 "program": program(),
-                "order": settings.order,
+                "order": self.settings.order,
                 "environment": hashlib.sha256(text).hexdigest(),
             },
         )
-        self._journal = Journal(self._trace, self.contract_of)
-        self._first_step_of_pass = 1
-        self._last_anchor: tuple[int, str] | None = None
-        self._walk_memory: dict[str, dict[str, Reading]] = {}
+        # At once: a run without a seal belongs to nobody, and could be neither closed nor gone on with.
+        trace.append("seal", seal_fields(trace.head, trace.lines, self._key))
+        return trace
+
+    def _go_on(self, reopened: Reopened) -> None:
+        """Come back to the last anchor of a run that was cut, or wait for the program to say where it goes on."""
+        self._stored = [anchor.path for anchor in reopened.view.anchors]
+        _tell(*reopened.told)
+        if not reopened.same_numerics:
+            _tell("another numerics class than before the cut: the bits from here on may be other ones than they were")
+        if self.settings.resume == "program":
+            return
+        anchor = reopened.newest_anchor()
+        if anchor is None:
+            reopened.append_resume(0, {"pass": None, "position": 0, "from": None})
+            _tell("no anchor can be come back to: the training begins anew")
+            return
+        reopened.append_resume(
+            anchor["step"],
+            {"pass": anchor["pass"], "position": anchor["position"] or 0, "from": anchor["path"]},
+        )
+        self.entry = Entry(self, Anchor.read(self._directory / anchor["path"], anchor["files"]), anchor["path"])
+        self._last_anchor = (anchor["step"], anchor["at"])
+        _tell(f"going on after step {anchor['step']} of {reopened.view.history.step}, from {anchor['path']}")
+
+    def resumed(self, step: int) -> None:
+        """Go on after ``step``, which the program came back to by a checkpoint of its own.
+
+        Raises
+        ------
+        MemauditError
+            If that step was not recorded, or the recording does not go on.
+        """
+        reopened = self._reopened
+        if reopened is None or self.settings.resume != "program" or self._resumed_by_program:
+            raise MemauditError(
+                "there is no recording to go on with here",
+                where=f"run.resumed({step})",
+                next_step='record with auditor.record(…, resume="program"), and call run.resumed once',
+            )
+        taken = {each.step: each for each in reopened.view.steps()}
+        if step and step not in taken:
+            raise MemauditError(
+                f"step {step} was not recorded before the cut",
+                where=f"run.resumed({step})",
+                why=f"the trace has {len(taken)} steps",
+                next_step="come back to a checkpoint of a recorded step",
+            )
+        self._resumed_by_program = True
+        number, position = (taken[step].pass_, taken[step].position or 0) if step else (None, 0)
+        ended = {event["pass"] for event in reopened.view.passes() if event["complete"] and event["last"] <= step}
+        if number is None or number in ended:
+            number, position = None, 0
+        self.clock.passes = reopened.append_resume(step, {"pass": number, "position": position, "from": None})
+        self.clock.step = step
+        if number is not None and position:
+            ids = reopened.view.order(number)
+            self.continued = Continued(number, position, None if ids is None else ids.astype(np.int64).tolist())
 
     def break_off(self, error: Exception) -> None:
         """Stop recording after a failure; what was written stays and is told as unfinished by a verifier."""
@@ -101,96 +178,108 @@ class Recording(Session):
 
     # Passes.
 
-    def start_walk(self, loader: Any) -> Walk:
-        """Take the anchor of the pass's start, then begin the walk."""
-        self._at_pass_start()
-        return Walk(loader, before_first_draw=self._before_first_draw)
-
     @_guarded
-    def _at_pass_start(self) -> None:
-        self._first_step_of_pass = self.clock.step + 1
-        self._walk_memory = {"before_iter": {s.name: copied(s.read()) for s in self.streams()}}
+    def before_pass(self, new: Pass) -> None:
+        """Take the anchor of the pass's start."""
         first = self.clock.step == 0
+        if self.open:
+            return  # inside another pass: a fresh process could not come back to here
         if self._last_anchor not in ((self.clock.step, "start"), (self.clock.step, "pass")) and (
-            first or _anchored(self.clock.passes)
+            first or _anchored(new.number)
         ):
-            self._anchor("start" if first else "pass")
+            self._anchor("start" if first else "pass", beginning=new)
+        self._collect(wait=True)  # workers are forked next: the writing thread is not to be there then
 
     @_guarded
-    def _before_first_draw(self) -> None:
-        self._walk_memory["before_draw"] = {s.name: copied(s.read()) for s in self.streams()}
-
-    def first_step(self) -> int:
-        """Take the first anchor of a loop without a loader."""
-        first = super().first_step()
-        self._at_first_step()
-        return first
-
-    @_guarded
-    def _at_first_step(self) -> None:
-        if self.clock.step == 0 and self._last_anchor is None:
-            self._anchor("start")
-
-    @_guarded
-    def boundary(self) -> None:
-        """Take an anchor where one is due inside a pass."""
-        every = self.settings.anchor_every
-        step = self.clock.step
-        if every is None or step == 0 or step % every:
-            return
-        if self.walk is None or self._can_resume_inside():
-            self._anchor("step")
-
-    def _can_resume_inside(self) -> bool:
-        """Whether the loader's position can be come back to: no workers, and ids to count by."""
-        return self.walk is not None and self.walk.has_ids and self.walk.loader.num_workers == 0
-
-    def end_pass(self, *, complete: bool) -> None:
-        """Write the order file and the pass event; give the loader back."""
-        if self.walk is not None:
-            self._write_pass(complete=complete)
-            self.walk.close()
-            self.walk = None
+    def after_iter(self, new: Pass) -> None:
+        """Write the event of the pass's begin."""
+        loader = None if new.walk is None else new.walk.loader
+        workers = None
+        if isinstance(loader, DataLoader) and loader.num_workers:
+            init = loader.worker_init_fn
+            workers = {
+                "count": loader.num_workers,
+                "persistent": loader.persistent_workers,
+                "init": None if init is None else getattr(init, "__qualname__", type(init).__qualname__),
+            }
+        seed = None if new.walk is None else new.walk.base_seed
+        self._journal.iter(
+            {
+                "pass": new.number,
+                "epoch": new.epoch,
+                "loader": new.loader,
+                "base_seed": None if seed is None else str(seed),
+                "workers": workers,
+            },
+            self.sources(),
+            self.streams(),
+        )
 
     @_guarded
-    def _write_pass(self, *, complete: bool) -> None:
-        walk = self.walk
+    def after_pass(self, old: Pass, *, complete: bool) -> None:
+        """Write the order file and the pass event."""
+        walk = old.walk
         if walk is None:
             return
-        known = walk.has_ids and (bool(walk.delivered) or self.clock.position == 0)
+        known = walk.has_ids and (bool(walk.delivered) or old.position == 0)
         ids = np.asarray(walk.delivered, dtype=np.int64)
         file = sha256 = None
         if known and self.settings.order == "ids":
-            file = f"order/pass-{self.clock.passes:06d}.npy"
-            (self._directory / "order").mkdir(exist_ok=True)
-            sha256 = hashlib.sha256(order_file.write(self._directory / file, ids.astype(np.uint64))).hexdigest()
+            file, sha256 = self._order.finish(old.number, ids)
+        else:
+            self._order.forget(old.number)
+        resumed = {} if old.resumed_at is None else {"resumed": _resumed(old.resumed_at, walk, complete=complete)}
         self._trace.append(
             "pass",
             {
-                "pass": self.clock.passes,
-                "epoch": self.clock.epoch,
-                "first": self._first_step_of_pass,
+                **resumed,
+                "pass": old.number,
+                "epoch": old.epoch,
+                "loader": old.loader,
+                "first": old.first,
                 "last": self.clock.step,
-                "batches": self.clock.position,
+                "batches": old.position,
                 "samples": len(ids) if known else None,
                 "complete": complete,
                 "policy": walk.policy,
                 "file": file,
                 "sha256": sha256,
-                "multiset": digest_text(array_digest("ids", np.sort(ids))) if known else None,
+                "multiset": multiset(ids) if known else None,
+                "windows": _windows(ids, walk.lengths) if known else None,
             },
         )
 
     # Steps.
+
+    def begin_loop(self, count: int) -> int:
+        """Take the first anchor of a loop without a loader."""
+        first = super().begin_loop(count)
+        self._at_loop()
+        return first
+
+    @_guarded
+    def _at_loop(self) -> None:
+        if self.clock.step == 0 and self._last_anchor is None:
+            self._anchor("start")
 
     @_guarded
     def close_step(self, loss: Any) -> None:
         """Write the step event, and a seal where one is due."""
         every = self.settings.leaves_every
         leaves = every is not None and (self.clock.step + 1) % every == 0
+        self._collect(wait=False)
         self.write_step(self._journal, loss, leaves=leaves)
+        if self.settings.order == "ids":
+            self._order.note(self.open)
         if self.clock.step % self.settings.seal_every == 0:
             self._seal()
+
+    @_guarded
+    def between(self) -> None:
+        """Take an anchor where one is due inside a pass or loop."""
+        every = self.settings.anchor_every
+        if every is not None and self.clock.step % every == 0:
+            self._anchor("step")
 
     def _seal(self) -> None:
         self._trace.append("seal", seal_fields(self._trace.head, self._trace.lines, self._key))
@@ -198,31 +287,34 @@ class Recording(Session):
 
     # Anchors and probes.
 
-    def _anchor(self, at: str) -> None:
+    def _anchor(self, at: str, beginning: Pass | None = None) -> None:
         sources, streams = self.sources(), self.streams()
         self._journal.take_census(sources, streams)
+        in_progress = beginning or next(iter(self.open), None)
         place = {
             "step": self.clock.step,
-            "pass": self.clock.passes or None,
+            "pass": in_progress.number if in_progress is not None else self.clock.passes or None,
             "epoch": self.clock.epoch,
-            "position": self.clock.position,
+            "position": 0 if in_progress is None else in_progress.position,
             "at": at,
             "enter": self._entrance(at),
         }
-        loader_tensors, loader = self._loader_state(at)
         snapshot = Snapshot(
             place,
-            {source.name: source.read() for source in sources},
+            {source.name: source.read() for source in sources if source.captured},
             {stream.name: stream.read() for stream in streams},
             {keyword: evaluation_modes(module) for keyword, module in self.modules().items()},
-            loader,
-            loader_tensors,
+            self._resume_values(),
         )
-        path = f"anchors/step-{self.clock.step:06d}"
-        if (self._directory / path).exists():
-            # The start of the next pass, or the end, where an anchor inside the pass was taken after the same step.
-            path += f"-{at}"
-        files = snapshot.write(self._directory / path)
+        # One at a time: a disk that is slower than the training makes the training wait here.
+        self._collect(wait=True)
+        path = f"{ANCHORS}/step-{self.clock.step:06d}"
+        again, base = 1, path
+        while (self._directory / path).exists():
+            # The start of the next pass, or the end, where an anchor inside the pass was taken after the same step;
+            # or the same place again, after a cut.
+            path = f"{base}-{at}" if again == 1 else f"{base}-{at}-{again}"
+            again += 1
         digests = [
             {name: reading.digest() for name, reading in readings.items()}
             for readings in (snapshot.sources, snapshot.streams)
@@ -232,40 +324,58 @@ class Recording(Session):
             {
                 **place,
                 "path": path,
-                "files": files,
                 "sources": {name: digest_text(digest) for name, digest in digests[0].items()},
                 "streams": {name: digest_text(digest) for name, digest in digests[1].items()},
             },
         )
         self._journal.note_anchor(*digests)
-        self._trace.sync()
+        self._writer.submit(snapshot, path)
         self._last_anchor = (self.clock.step, at)
         if at in ("start", "pass", "end"):
             self._measure()
+
+    def _collect(self, *, wait: bool) -> None:
+        """Write into the trace which anchor is on the disk by now, and drop what need not be kept any more."""
+        stored = self._writer.collect(wait=wait)
+        if stored is None:
+            return
+        self._trace.append("stored", {"path": stored.path, "files": stored.files})
+        self._trace.sync()
+        keep = self.settings.keep_anchors
+        if keep is None:
+            return
+        self._stored.append(stored.path)
+        while len(self._stored) > keep:
+            path = self._stored.pop(0)
+            # In the trace first: a run that is killed in between has said that the files may be gone.
+            self._trace.append("dropped", {"path": path})
+            self._writer.drop(path)
 
     def _entrance(self, at: str) -> str | None:
         """Say how a fresh process can come back to this place: through run.epochs, run.steps, or not at all."""
         if at == "end" or self._block > 1:
             return None  # a fresh process would come to the program's first recording
-        if self.clock.passes == 0:
-            return "steps"
-        if at == "start":
-            return "epochs"  # nothing has to be skipped to come here
-        if any(loader.persistent_workers for loader in self.loaders):
-            return None  # such workers carry streams from pass to pass, and an anchor does not hold them
-        return "epochs" if self.uses_epochs and self.clock.passes_in_epoch == 1 else None
+        looping = self.clock.iteration is not None
+        if at != "start":
+            if self.clock.closed:
+                return None  # it would come to another pass first
+            if not looping and not self.uses_epochs:
+                return None
+        return "steps" if looping and not self.uses_epochs else "epochs"
 
-    def _loader_state(self, at: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return the streams before the walk began and before its first draw: what an order in progress came from."""
-        if at != "step" or self.walk is None:
-            return {}, None
-        tensors: dict[str, Any] = {}
-        values: dict[str, Any] = {}
-        for moment, readings in self._walk_memory.items():
-            values[moment] = {name: reading.values for name, reading in readings.items()}
-            for name, reading in readings.items():
-                tensors.update({f"{moment}/{name}/{path}": tensor for path, tensor in reading.tensors.items()})
-        return tensors, values
+    def _resume_values(self) -> dict[str, Any]:
+        """Return what else a fresh process needs: passes in progress, loaders, counters, gradients, what was drawn."""
+        looping = self.clock.iteration is not None
+        return {
+            "passes": [each.values() for each in self.open],
+            "begun": self.clock.passes,
+            "closed": self.clock.closed,
+            "loops": self.clock.loop - looping,
+            "iteration": self.clock.iteration,
+            "loaders": self.loaders.values(),
+            "consumed": self.consumed.values(),
+            "gradients": gradients(self),
+        }
 
     def _measure(self) -> None:
         predictions: dict[str, str] = {}
@@ -286,18 +396,28 @@ class Recording(Session):
 
     def finish(self, error: BaseException | None) -> None:
         """Take the last anchor, close the trace, sign the directory."""
-        if self.walk is not None:
-            self.end_pass(complete=False)
+        for each in list(self.open):
+            self.end_pass(each, complete=False)
         self._finish(error)
 
     @_guarded
     def _finish(self, error: BaseException | None) -> None:
+        if self.waits_for_entry:
+            _tell(
+                "the program ended before it came to where the run was to go on",
+                f"{self._directory} stays as it was, an unfinished run",
+            )
+            self._trace.close()
+            return
         if self._last_anchor is None and not self.watched.objects:
             _tell("nothing was watched: call run.watch(model=…, optimizer=…)")
         if error is None and self.clock.step:
             self._anchor("end")
+        self._collect(wait=True)
         if self.probes or self.user_outcomes:
             self._write_probes()
+        # Once more: what was counted while training ran, such as how often a stream was seeded again, is known now.
+        self._journal.take_census(self.sources(), self.streams(), again=True)
         self._seal()
         members: dict[str, Any] = {"status": "completed" if error is None else "failed", "steps": self.clock.step}
         if error is not None:
@@ -319,26 +439,49 @@ class Recording(Session):
         )
 
     def _predicate(self, status: str) -> dict[str, Any]:
-        return {
-            "format": "run-1",
-            "status": status,
-            "trace": {"head": self._trace.head, "lines": self._trace.lines},
-            "steps": self.clock.step,
-            "contract": {"streams": self._journal.streams},
-            "census": self._journal.census,
-            "numerics": self._environment["numerics"],
-            "program": program(),
-            "seed": None if self.settings.seed is None else str(self.settings.seed),
-            "started": self._started,
-            "finished": _now(),
-            "seconds": round(time.monotonic() - self._clock_start, 3),
-        }
+        # A run that went on after a cut is its first process's: its time is no single process's.
+        first = self._reopened.view if self._reopened is not None else None
+        return run_predicate(
+            status=status,
+            head=self._trace.head,
+            lines=self._trace.lines,
+            steps=self.clock.step,
+            streams=self._journal.streams,
+            census=self._journal.census,
+            numerics=(self._environment if first is None else first.environment)["numerics"],
+            program=program() if first is None else first.start["program"],
+            seed=None if self.settings.seed is None else str(self.settings.seed),
+            started=self._started if first is None else None,
+            finished=_now(),
+            seconds=round(time.monotonic() - self._clock_start, 3) if first is None else None,
+        )
 
 
 def _anchored(number: int) -> bool:
     """Whether pass ``number`` (from 1) begins with an anchor: all of the first 16, then every 2nd, 4th, 8th, …"""
     index = number - 1
     return index % (1 << (index // 16).bit_length()) == 0
+
+
+def _resumed(position: int, walk: Walk, *, complete: bool) -> dict[str, Any]:
+    """Return what a pass that went on after a cut did again and left out (docs/run-directory.md, "Cuts")."""
+    if not walk.has_ids:
+        return {"position": position, "repeated": None, "skipped": None}
+    cut = sum(walk.lengths[:position])
+    before, policy = set(walk.delivered[:cut]), walk.policy
+    once = policy["kind"] in ("shuffled", "sequential") and not policy["replacement"] and not policy["drop_last"]
+    told = once and complete and policy["length"] is not None
+    return {
+        "position": position,
+        "repeated": sum(1 for sample in walk.delivered[cut:] if sample in before),
+        "skipped": policy["length"] - len(set(walk.delivered)) if told else None,
+    }
+
+
+def _windows(ids: np.ndarray[Any, Any], lengths: list[int]) -> dict[str, Any]:
+    """Return the multisets of a pass's windows, as its event holds them."""
+    batches, multisets = window_multisets(ids, lengths)
+    return {"batches": batches, "multisets": multisets}
 
 
 def _new_directory(path: Path) -> Path:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from auditor.artifact.canonical import encode_float
-from auditor.artifact.digest import array_digest, digest_text
 from auditor.errors import MemauditError
 from auditor.outcomes.probe import Probe, UserOutcome, content_digest
 from auditor.recorder import contract
+from auditor.recorder.entry import Entry
 from auditor.recorder.journal import Journal
+from auditor.recorder.keyed import set_pass
 from auditor.recorder.order import Walk
+from auditor.recorder.passes import Consumed, Continued, Loaders, Pass, Readings
+from auditor.recorder.reseeding import Reseeding
 from auditor.recorder.settings import Settings
-from auditor.state.anchor import check_storable
+from auditor.recorder.workers import WorkerTable
+from auditor.state.anchor import check_storable, copied
 from auditor.state.census import Watched
 from auditor.state.source import Source
 from auditor.state.streams import Stream
@@ -37,31 +40,12 @@ class Clock:
     """Passes begun."""
     epoch: int | None = None
     """The epoch of ``run.epochs`` in progress, from 0; None outside."""
-    passes_in_epoch: int = 0
-    """Passes begun in this epoch."""
-    position: int = 0
-    """Batches consumed in the pass in progress."""
-
-
-@dataclass
-class Consumed:
-    """What was consumed since the last step closed: sample ids and content digests, one a batch."""
-
-    ids: list[int] = field(default_factory=list)
-    ids_known: bool = True
-    contents: list[bytes | None] = field(default_factory=list)
-
-    def members(self) -> dict[str, Any]:
-        """Return the step event's ``ids`` and ``batch``."""
-        known = self.ids_known and bool(self.contents)
-        ids = digest_text(array_digest("ids", np.asarray(self.ids, dtype=np.int64))) if known else None
-        contents = [content for content in self.contents if content is not None]
-        if not contents or len(contents) != len(self.contents):
-            return {"ids": ids, "batch": None}
-        if len(contents) == 1:
-            return {"ids": ids, "batch": digest_text(contents[0])}
-        joined = np.frombuffer(b"".join(contents), dtype=np.uint8)
-        return {"ids": ids, "batch": digest_text(array_digest("batches", joined))}
+    closed: int = 0
+    """Passes ended in this epoch (without ``run.epochs``: in the program), those inside another loop not counted."""
+    loop: int = 0
+    """Loops over ``run.steps`` begun, counted in the same way."""
+    iteration: int | None = None
+    """The iteration of the ``run.steps`` loop in progress; None outside."""
 
 
 class Session(ABC):
@@ -73,12 +57,19 @@ class Session(ABC):
         self.probes: dict[str, Probe] = {}
         self.user_outcomes: dict[str, UserOutcome] = {}
         self.clock = Clock()
-        self.walk: Walk | None = None
-        self._loaders: list[weakref.ref[DataLoader[Any]]] = []
+        self.open: list[Pass] = []
+        """The passes in progress, in the order of their begin."""
+        self.loaders = Loaders()
         self.consumed = Consumed()
         self.uses_epochs = False
+        self.entry: Entry | None = None
+        """The anchor to come back to, if there is one."""
+        self.continued: Continued | None = None
+        """The pass that the program itself goes on with, until it begins."""
+        self.reseeding = Reseeding()
+        self._batch_size: int | None = None
         self._begun = False
-        self._cached: tuple[object, list[Source]] | None = None
+        self._closed_in: set[int] | None = None
 
     # What the driver calls while the script sets up.
 
@@ -86,7 +77,6 @@ class Session(ABC):
         """Watch objects by keyword; what cannot be captured is refused here, before any step."""
         for name, thing in objects.items():
             self.watched.add(name, thing)
-            self._cached = None
         for source in self.watched.sources():
             try:
                 reading = source.read()
@@ -135,31 +125,75 @@ class Session(ABC):
     def first_epoch(self) -> int:
         """Return the epoch that ``run.epochs`` begins with: 0, or an anchor's."""
         self.uses_epochs = True
-        return 0
+        return 0 if self.entry is None or self.entry.restored else self.entry.epoch
 
     def enter_epoch(self, epoch: int) -> None:
         """Note that an epoch begins."""
         self.clock.epoch = epoch
-        self.clock.passes_in_epoch = 0
+        self.clock.closed = self.clock.loop = 0
 
-    def begin_pass(self, loader: Any) -> None:
+    def begin_pass(self, loader: Any) -> Pass:
         """Begin a walk through a loader."""
         self._begin()
-        self.clock.passes += 1
-        self.clock.passes_in_epoch += 1
-        self.clock.position = 0
-        if isinstance(loader, DataLoader) and all(loader is not other for other in self.loaders):
-            self._loaders.append(weakref.ref(loader))
-        self.walk = self.start_walk(loader)
+        number = self.loaders.number_of(loader)
+        self.watched.look_again()
+        entered = None if self.entry is None else self.entry.claim(loader, number)
+        if entered is not None:
+            self.open.append(entered)
+            self.entered(entered)
+            return entered
+        continued, self.continued = self.continued, None
+        new = Pass(self.clock.passes + 1, self.clock.epoch, number, self.clock.step + 1)
+        if continued is not None:
+            new.number, new.position, new.resumed_at = continued.number, continued.position, continued.position
+        else:
+            self.before_pass(new)
+            self.clock.passes = new.number
+        set_pass(loader, new.number)
+        new.moments["before_iter"] = self.read_streams()
+
+        def before_draw() -> None:
+            new.moments["before_draw"] = self.read_streams()
+
+        table = self.table_of(number)
+        anew = isinstance(loader, DataLoader) and loader.num_workers and getattr(loader, "_iterator", None) is None
+        if self.entry is not None:
+            new.walk = self.entry.build(loader, number, before_draw)
+        else:
+            if anew:
+                table.states.clear()
+                table.born = new.moments["before_iter"]
+            new.walk = Walk(loader, table, before_first_draw=before_draw)
+        if not new.walk.has_ids:
+            new.workers = {} if anew else dict(table.states)
+        self.open.append(new)
+        if continued is not None:
+            new.walk.take_over(continued)
+        else:
+            self.after_iter(new)
+        return new
 
     @abstractmethod
-    def start_walk(self, loader: Any) -> Walk:
-        """Return the walk of a new pass; the moment before is a pass's start."""
+    def before_pass(self, new: Pass) -> None:
+        """Do what is to be done where a new pass begins; ``new`` is not counted yet."""
 
-    def first_step(self) -> int:
-        """Return how many steps of ``run.steps`` are taken already: 0, or an anchor's."""
+    def after_iter(self, new: Pass) -> None:  # noqa: B027 -- a hook that most sessions have no use for
+        """Do what is to be done when a new pass's iterator stands."""
+
+    def entered(self, old: Pass) -> None:  # noqa: B027 -- a hook that most sessions have no use for
+        """Do what is to be done when a pass in progress goes on in this process."""
+
+    def begin_loop(self, count: int) -> int:
+        """Return the first iteration of ``run.steps(count)``: 0, or an anchor's."""
         self._begin()
-        return 0
+        self.clock.loop += 1
+        first = 0 if self.entry is None else self.entry.enter_loop(self.clock.loop, count)
+        self.clock.iteration = first
+        return first
+
+    def end_loop(self) -> None:
+        """Note that a loop over ``run.steps`` is over."""
+        self.clock.iteration = None
 
     def _begin(self) -> None:
         """Check, once, when the loop begins, what the script has shown."""
@@ -167,45 +201,88 @@ class Session(ABC):
             self._begun = True
             self.check_probes()
 
+    def boundary(self, of: Pass | None = None) -> None:
+        """Act between a step and the next batch: once a step, where a loop that the step closed in goes on.
+
+        A pass that began after the step closed (an evaluation in the loop's body) is not where its loop goes on.
+        """
+        if self._closed_in is not None and (of is None or of.number in self._closed_in):
+            self._closed_in = None
+            self.between()
+
     @abstractmethod
-    def boundary(self) -> None:
+    def between(self) -> None:
         """Do what is to be done between a step and the next batch."""
 
-    def draw(self) -> Any:
-        """Return the next batch of the walk, noting its ids and content.
+    def draw(self, of: Pass) -> Any:
+        """Return the next batch of a pass, noting its ids and content.
 
         Raises
         ------
         StopIteration
             When the pass is over.
         """
-        if self.walk is None:
-            raise MemauditError("a batch is drawn outside run.batches()")
-        batch, ids = self.walk.draw()
-        self.clock.position += 1
-        self.consume(ids, batch)
+        if of.walk is None:
+            raise MemauditError("a batch is drawn from a pass that is over")
+        batch, ids = of.walk.draw()
+        of.position += 1
+        if self._closed_in is not None and of.number in self._closed_in:
+            self._closed_in = None
+        self.consume(ids, batch, of)
         return batch
 
-    def consume(self, ids: list[int] | None, content: Any) -> None:
+    def consume(self, ids: list[int] | None, content: Any, of: Pass | None = None) -> None:
         """Note one batch: its sample ids (None: unknown) and what it holds."""
-        if ids is None:
-            self.consumed.ids_known = False
-        else:
-            self.consumed.ids += ids
         try:
             digest = None if content is None else content_digest(content)
         except (MemauditError, RecursionError):
             # A batch of the user's own classes: its content has no digest, and the step event says null.
             digest = None
-        self.consumed.contents.append(digest)
+        self.consumed.add(of, ids, digest)
+
+    @property
+    def waits_for_entry(self) -> bool:
+        """Whether the program is still on its way to the anchor it is to come back to."""
+        return self.entry is not None and not self.entry.restored
+
+    def step(self, loss: Any) -> None:
+        """Close one optimizer step.
+
+        Raises
+        ------
+        MemauditError
+            If the program is not where it was to come back to: it would train from the start, unseen.
+        """
+        if self.waits_for_entry:
+            raise MemauditError(
+                "the program took a step before the place it was to come back to",
+                where="" if self.entry is None else self.entry.path,
+                why="steps outside run.batches() and run.steps() cannot be skipped",
+                next_step="take every optimizer step inside the loop over run.batches(loader) or run.steps(n)",
+            )
+        self.close_step(loss)
 
     @abstractmethod
     def close_step(self, loss: Any) -> None:
         """Close one optimizer step."""
 
+    def end_pass(self, old: Pass, *, complete: bool) -> None:
+        """End a walk; ``complete`` if it reached the loader's end."""
+        if old not in self.open:
+            return
+        self.open.remove(old)
+        if self.clock.iteration is None and not self.open:
+            self.clock.closed += 1
+        self.after_pass(old, complete=complete)
+        if old.walk is not None:
+            loader = old.walk.loader
+            old.walk.close()
+            if isinstance(loader, DataLoader) and not loader.persistent_workers:
+                self.table_of(old.loader).states.clear()  # its workers are gone
+
     @abstractmethod
-    def end_pass(self, *, complete: bool) -> None:
-        """End the walk; ``complete`` if it reached the loader's end."""
+    def after_pass(self, old: Pass, *, complete: bool) -> None:
+        """Do what is to be done where a pass ends; its walk still stands."""
 
     @abstractmethod
     def finish(self, error: BaseException | None) -> None:
@@ -213,22 +290,39 @@ class Session(ABC):
 
     # What both kinds of session are made of.
 
-    @property
-    def loaders(self) -> list[DataLoader[Any]]:
-        """The loaders walked so far that the program still holds, in the order of their first walk."""
-        found = [reference() for reference in self._loaders]
-        return [loader for loader in found if loader is not None]
+    def table_of(self, number: int | None) -> WorkerTable:
+        """Return what is known of a loader's workers."""
+        return self.loaders.tables.setdefault(number, WorkerTable()) if number is not None else WorkerTable()
 
     def sources(self) -> list[Source]:
-        """Return the memory sources; found anew where slots, groups, modules or buffers came or went."""
-        signature = tuple(_shape_of(thing) for thing in self.watched.objects.values())
-        if self._cached is None or self._cached[0] != signature:
-            self._cached = (signature, self.watched.sources())
-        return self._cached[1]
+        """Return the memory sources; found anew where they came, went or were bound anew."""
+        return self.watched.sources()
+
+    def main_streams(self) -> list[Stream]:
+        """Return the random streams of this process."""
+        return self.watched.streams(self.loaders.alive())
 
     def streams(self) -> list[Stream]:
-        """Return the random streams."""
-        return self.watched.streams(self.loaders)
+        """Return the random streams, with those of loaders' workers, and those an anchor holds for later."""
+        waiting = [] if self.entry is None else self.entry.absent.values()
+        return [*self.main_streams(), *waiting, *self.loaders.worker_streams()]
+
+    def read_streams(self) -> Readings:
+        """Return copies of what orders are drawn from: this process's streams, and watched samplers (with a slash)."""
+        readings = {stream.name: copied(stream.read()) for stream in self.main_streams()}
+        return readings | {f"/{source.name}": copied(source.read()) for source in self._samplers()}
+
+    def set_streams(self, readings: Readings) -> None:
+        """Set those of this process's streams and watched samplers that ``readings`` knows."""
+        for stream in self.main_streams():
+            if stream.name in readings:
+                stream.restore(readings[stream.name])
+        for source in self._samplers():
+            if f"/{source.name}" in readings:
+                source.restore(readings[f"/{source.name}"])
+
+    def _samplers(self) -> list[Source]:
+        return [source for source in self.sources() if source.kind == "order" and source.captured]
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the watched modules by keyword."""
@@ -236,21 +330,36 @@ class Session(ABC):
 
     def contract_of(self, streams: list[Stream]) -> list[dict[str, Any]]:
         """Return the RNG contract."""
-        return contract.describe(streams, self.settings, list(self.modules().values()), self.loaders)
+        modules = list(self.modules().values())
+        return contract.describe(streams, self.settings, modules, self.loaders.alive(), self.reseeding)
 
     def write_step(self, journal: Journal, loss: Any, *, leaves: bool = False) -> None:
         """Count and write one step event."""
         self.clock.step += 1
+        main = self._main_pass()
+        if self._batch_size is None and self.consumed.samples:
+            self._batch_size = self.consumed.samples  # a queue forgets by the batch
+            self.watched.with_batch_size(self._batch_size)
         members: dict[str, Any] = {
             "step": self.clock.step,
-            "pass": self.clock.passes or None,
-            "position": self.clock.position,
-            **self.consumed.members(),
+            "pass": main,
+            "position": 0 if main is None else self.consumed.positions.get(main, self._position_of(main)),
+            **self.consumed.members(main),
         }
         if loss is not None:
             members["loss"] = encode_float(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
         self.consumed = Consumed()
+        self._closed_in = {each.number for each in self.open}
         journal.step(members, self.sources(), self.streams(), leaves=leaves)
+
+    def _main_pass(self) -> int | None:
+        """Return the pass a step belongs to: the first one in progress that gave it a batch, else the likeliest."""
+        open_ = [each.number for each in self.open]
+        gave = [number for number in open_ if number in self.consumed.positions]
+        return next(iter(gave or open_ or sorted(self.consumed.positions, reverse=True)), None)
+
+    def _position_of(self, number: int) -> int:
+        return next((each.position for each in self.open if each.number == number), 0)
 
     def measure(self, keep: Callable[[str, np.ndarray[Any, Any]], None]) -> dict[str, dict[str, float]]:
         """Return the outcomes of every probe, and of the user's own under ``""``; predictions go to ``keep``."""
@@ -263,14 +372,3 @@ class Session(ABC):
         if self.user_outcomes:
             measured[""] = {name: outcome.measure(streams) for name, outcome in self.user_outcomes.items()}
         return measured
-
-
-def _shape_of(thing: object) -> tuple[int, ...]:
-    """Return what changes when an optimizer gets slots or groups, or a module gets submodules or buffers."""
-    if isinstance(thing, torch.optim.Optimizer):
-        slots = sum(len(state) for state in thing.state.values() if isinstance(state, Mapping))
-        return (len(thing.state), slots, *(len(group) for group in thing.param_groups))
-    if isinstance(thing, nn.Module):
-        layers = list(thing.modules())
-        return (len(layers), sum(len(layer._buffers) for layer in layers))
-    return ()

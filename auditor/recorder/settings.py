@@ -16,6 +16,8 @@ SEED = "MEMAUDIT_SEED"
 ANCHOR_EVERY = "MEMAUDIT_ANCHOR_EVERY"
 LEAVES_EVERY = "MEMAUDIT_LEAVES_EVERY"
 ORDER = "MEMAUDIT_ORDER"
+KEEP_ANCHORS = "MEMAUDIT_KEEP_ANCHORS"
+RESUME = "MEMAUDIT_RESUME"
 KEY = "MEMAUDIT_KEY"
 NOTE = "MEMAUDIT_NOTE"
 CELL = "MEMAUDIT_CELL"
@@ -40,6 +42,10 @@ class Settings:
     """Whether sample ids are kept, or only their hashes."""
     key: Path | None
     """The private key to sign with; None for the default one."""
+    keep_anchors: int | None = None
+    """How many anchors stay on the disk, the newest ones; None for all."""
+    resume: Literal["anchor", "program"] | None = None
+    """Whether an unfinished run in ``out`` goes on: from its last anchor, or from where the program says."""
     seal_every: int = 100
     """Steps between signatures over the trace so far."""
 
@@ -53,6 +59,8 @@ class Settings:
         leaves_every: int | None,
         order: str,
         key: str | os.PathLike[str] | None,
+        keep_anchors: int | None = None,
+        resume: bool | str = False,
     ) -> Settings:
         """Merge the call's arguments with the command line's, which reach the script through its environment.
 
@@ -78,7 +86,19 @@ class Settings:
             leaves_every=_positive(LEAVES_EVERY, leaves_every, "leaves_every"),
             order="hash" if wanted == "hash" else "ids",
             key=None if named_key is None else Path(named_key),
+            resume=_resume(environment.get(RESUME, resume)),
+            keep_anchors=_positive(KEEP_ANCHORS, keep_anchors, "keep_anchors"),
         )
+
+
+def _resume(value: bool | str) -> Literal["anchor", "program"] | None:
+    if value is False:
+        return None
+    if value is True or value == "anchor":
+        return "anchor"
+    if value == "program":
+        return "program"
+    raise MemauditError(f"resume={value!r} is not known", next_step="use True, 'anchor' or 'program'")
 
 
 def _integer(text: str, variable: str) -> int:
@@ -94,7 +114,7 @@ def _positive(variable: str, called: int | None, name: str) -> int | None:
     commanded = os.environ.get(variable)
     value = called if commanded is None else _integer(commanded, variable)
     if value is not None and value < 1:
-        raise MemauditError(f"{name} is {value}", why="it counts steps", next_step="use a number of at least 1")
+        raise MemauditError(f"{name} is {value}", next_step="use a number of at least 1")
     return value
 
 

@@ -60,8 +60,8 @@ def plan_cells(plan: Plan, run: RunView, reached: Reach) -> list[Cell]:
 
 
 def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int | None, repeat: int) -> Cell:
-    numerics = run.environment["numerics"]
-    program = run.environment["program"]
+    environment = run.environment_at(plan.at + max(plan.horizons))
+    numerics, program = environment["numerics"], environment["program"]
     anchor = {key: reached.anchor[key] for key in ("path", "files", "step", "pass", "epoch", "position", "at")}
     description = {
         "format": FORMAT,

@@ -23,7 +23,7 @@ def gate_verdict(run: RunView, store: CellStore, gate: Cell) -> dict[str, Any]:
     recorded = [step for step in run.steps() if begin < step.step <= end]
     first, equal = first_divergence(recorded, replayed)
     result = store.result(gate)
-    same = result["numerics"] == run.environment["numerics"]
+    same = result["numerics"] == run.environment_at(end)["numerics"]
     if first is None and result["probes"] != run.probes:
         # Other inputs, or other targets: what would be measured is not what was declared when recording.
         first = Divergence(gate.description["fork"]["at"], "probe")

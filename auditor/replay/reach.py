@@ -14,7 +14,7 @@ class Reach:
     """How a cell comes to the fork."""
 
     anchor: dict[str, Any]
-    """The anchor's event."""
+    """The anchor's event, with its ``files``."""
     where: str
     """``pass``: the fork lies where the next pass begins; ``step``: inside a pass, before the next batch."""
     last_step: int
@@ -34,8 +34,7 @@ def reach(run: RunView, at: int, horizon: int) -> Reach:
     InconclusiveError
         If no anchor can be entered.
     """
-    steps = [event["step"] for event in run.trace.of("step")]
-    last = max(steps, default=0)
+    last = run.history.step
     if at + horizon > last:
         raise MemauditError(
             f"step {at} plus horizon {horizon} lies past the program's last step, {last}",
@@ -44,16 +43,15 @@ def reach(run: RunView, at: int, horizon: int) -> Reach:
             if last >= horizon
             else f"use a horizon of at most {max(last - at, 0)}",
         )
-    ends = {event["last"] for event in run.trace.of("pass") if event["complete"]}
-    walked = bool(run.trace.of("pass"))
-    where = "pass" if walked and (at in ends or at == 0) else "step"
+    events = list(run.events())
+    where = "pass" if at in _between_passes(events) else "step"
+    walked = any(event["event"] == "pass" for event in events)
     usable = [
-        event
-        for event in run.trace.of("anchor")
-        if event["enter"] is not None
-        and event["step"] <= at
-        and not (event["step"] == at and event["at"] == "step" and where == "pass")
-        and not (event["step"] == at and event["at"] in ("start", "pass") and where == "step" and walked)
+        anchor.event
+        for anchor in run.anchors
+        if anchor.event["enter"] is not None
+        and anchor.step <= at
+        and not (anchor.step == at and _is_elsewhere(anchor.event, where, walked=walked))
     ]
     if not usable:
         raise InconclusiveError(
@@ -63,3 +61,35 @@ def reach(run: RunView, at: int, horizon: int) -> Reach:
             next_step="record with `for epoch in run.epochs(n)` around `for batch in run.batches(loader)`",
         )
     return Reach(max(usable, key=lambda event: (event["step"], event["seq"])), where, last)
+
+
+def _is_elsewhere(anchor: dict[str, Any], where: str, *, walked: bool) -> bool:
+    """Say whether an anchor after the fork's own step lies at another place of the program than the fork."""
+    if where == "pass":
+        return bool(anchor["at"] == "step")
+    loop = anchor["at"] == "start" and anchor["enter"] == "steps"  # before the first iteration, like the fork
+    return anchor["at"] in ("start", "pass") and walked and not loop
+
+
+def _between_passes(events: list[dict[str, Any]]) -> set[int]:
+    """Return the steps after which the program stands between two passes over its data.
+
+    A pass inside another one, such as an evaluation in the training loop, does not end where the program's walk does;
+    one that held no step tells nothing: the step before it belongs to what goes on around it.
+    """
+    between: set[int] = set()
+    open_: set[int] = set()
+    step = 0
+    for event in events:
+        match event["event"]:
+            case "step":
+                step = event["step"]
+            case "iter":
+                if step == 0:
+                    between.add(0)
+                open_.add(event["pass"])
+            case "pass":
+                open_.discard(event["pass"])
+                if not open_ and event["complete"] and event["last"] >= event["first"]:
+                    between.add(event["last"])
+    return between

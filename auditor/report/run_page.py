@@ -9,6 +9,7 @@ from typing import Any
 
 from auditor.artifact import run_directory
 from auditor.artifact.trace import GENESIS
+from auditor.evidence.history import History
 from auditor.report import charts
 from auditor.report.files import Files
 from auditor.report.marks import VERDICTS, mark
@@ -33,7 +34,8 @@ def run_subject(
     trace = files.trace()
     environment = files.document(run_directory.ENVIRONMENT, "environment")
     probes = files.document(run_directory.PROBES, "probes")
-    events = trace.events
+    history = History.of(trace.events)
+    events = list(history.events())
     start: Event = next((e for e in events if e["event"] == "start"), {})
     census: Event = next((e for e in reversed(events) if e["event"] == "census"), {})
     word = str(verification["verdict"])
@@ -43,7 +45,7 @@ def run_subject(
         _contract(census, limits),
         _order(events, start, limits),
         _census(census, limits),
-        _anchors(events, limits, files),
+        _anchors(history, limits, files),
         _measurements(events, probes, limits),
         findings_section(verification["findings"], limits),
         _environment(environment, predicate, files.problems),
@@ -116,6 +118,8 @@ def _facts(
     steps = [e["step"] for e in events if e["event"] == "step"]
     signers = [_signer(signer) for signer in verification.get("signers", ())]
     status = str(end["status"]) if end else "unfinished: the trace has no end"
+    if status == "interrupted":
+        status = "interrupted: it did not end by itself, and was closed later"
     if end and end.get("error"):
         status = f"{status}: {plain(end['error'])}"
     return (
@@ -200,17 +204,20 @@ def _census(census: Event, limits: Limits) -> Section:
     return Section("census", "Census of memory", (text,), (found,))
 
 
-def _anchors(events: Sequence[Event], limits: Limits, files: Files) -> Section:
-    anchors = [e for e in events if e["event"] == "anchor"]
+def _anchors(history: History, limits: Limits, files: Files) -> Section:
+    anchors = [(a.event, a.stored) for a in history.anchors if a.stored is not None and a.is_kept and not a.void]
     if not anchors:
         return Section("anchors", "Anchors", ("There is no anchor: nothing can be replayed from the middle.",))
     rows = []
-    for e in anchors[: limits.rows]:
-        bytes_ = sum(files.inventory.files.get(f"{e['path']}/{name}", 0) for name in e["files"])
+    for e, stored in anchors[: limits.rows]:
+        bytes_ = sum(files.inventory.files.get(f"{e['path']}/{name}", 0) for name in stored["files"])
         rows.append(
             (str(e["step"]), str(e["at"]), str(len(e["sources"])), str(len(e["streams"])), size(bytes_), str(e["path"]))
         )
     text = "Checkpoints that restore every memory source and stream in a fresh process."
+    dropped = sum(1 for a in history.anchors if a.dropped is not None)
+    if dropped:
+        text += f" {dropped:,} more {'was' if dropped == 1 else 'were'} dropped while recording, to save space."
     columns = ("after step", "taken at", "sources", "streams", "size", "folder")
     found = table("Anchors", columns, rows, numeric={0, 2, 3, 4}, code={5}, total=len(anchors))
     return Section("anchors", "Anchors", (text,), (found,))

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 
-from auditor.artifact.canonical import write_atomically, write_canonical
+from auditor.artifact.canonical import write_canonical
 from auditor.artifact.safetensors_file import STORABLE
 from auditor.artifact.strict_json import parse_canonical
 from auditor.errors import MemauditError
 from auditor.state.source import Reading
 from auditor.state.tensors import dtype_name, logical
+from auditor.state.values import decode, encode
 
 FORMAT = "anchor-1"
 TENSORS_FILE = "tensors.safetensors"
 VALUES_FILE = "values.json"
+RESUME = "resume"
+"""What stands before the paths of tensors that belong to no source or stream."""
 
 
 def check_storable(reading: Reading) -> None:
@@ -46,7 +50,8 @@ class Snapshot:
     """Copies of the state at one moment, safe while training goes on.
 
     ``sources`` and ``streams`` map names to readings whose tensors are contiguous CPU copies; ``place`` says where in
-    the program the moment is (step, pass, epoch, position, at, enter); ``modes`` and ``loader`` go into values.json.
+    the program the moment is (step, pass, epoch, position, at, enter); ``modes`` and ``resume`` (nested values with
+    tensors in them: what else a fresh process needs to go on from here) go into values.json.
     """
 
     def __init__(
@@ -55,15 +60,15 @@ class Snapshot:
         sources: Mapping[str, Reading],
         streams: Mapping[str, Reading],
         modes: dict[str, list[str]],
-        loader: dict[str, Any] | None = None,
-        loader_tensors: Mapping[str, torch.Tensor] | None = None,
+        resume: Any,
     ) -> None:
         self.place = place
         self.sources = {name: copied(reading) for name, reading in sources.items()}
         self.streams = {name: copied(reading) for name, reading in streams.items()}
         self.modes = modes
-        self.loader = loader
-        self.loader_tensors = dict(loader_tensors or {})
+        tensors: dict[str, torch.Tensor] = {}
+        values = encode(resume, tensors)
+        self.resume = copied(Reading(tensors, values))
 
     def write(self, directory: Path) -> dict[str, str]:
         """Write the anchor's two files into ``directory`` (which appears whole or not at all).
@@ -75,22 +80,35 @@ class Snapshot:
             tensors.update({f"{name}/{path}": tensor for path, tensor in reading.tensors.items()})
         for name, reading in self.streams.items():
             tensors.update({f"stream.{name}/{path}": tensor for path, tensor in reading.tensors.items()})
-        tensors.update({f"loader/{path}": tensor for path, tensor in self.loader_tensors.items()})
+        tensors.update({f"{RESUME}/{path}": tensor for path, tensor in self.resume.tensors.items()})
         values = {
             "format": FORMAT,
             **self.place,
             "sources": {name: reading.values for name, reading in self.sources.items()},
             "streams": {name: reading.values for name, reading in self.streams.items()},
             "modes": self.modes,
-            "loader": self.loader,
+            "resume": self.resume.values,
         }
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         temporary.mkdir(parents=True)
-        data = save(tensors)
-        write_atomically(temporary / TENSORS_FILE, data)
-        text = write_canonical(temporary / VALUES_FILE, values)
-        temporary.replace(directory)
-        return {TENSORS_FILE: hashlib.sha256(data).hexdigest(), VALUES_FILE: hashlib.sha256(text).hexdigest()}
+        try:
+            save_file(tensors, temporary / TENSORS_FILE)
+            hashes = {TENSORS_FILE: _synced_sha256(temporary / TENSORS_FILE)}
+            text = write_canonical(temporary / VALUES_FILE, values)
+            # The library makes files for their owner alone; evidence is for whoever may read the directory.
+            (temporary / TENSORS_FILE).chmod((temporary / VALUES_FILE).stat().st_mode)
+            temporary.replace(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return {**hashes, VALUES_FILE: hashlib.sha256(text).hexdigest()}
+
+
+def _synced_sha256(path: Path) -> str:
+    """Make a file durable and return its SHA-256."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Anchor:
@@ -106,7 +124,7 @@ class Anchor:
         self.streams = {
             name: Reading(grouped.get(f"stream.{name}", {}), rest) for name, rest in values["streams"].items()
         }
-        self.loader_tensors = grouped.get("loader", {})
+        self.resume = decode(values["resume"], grouped.get(RESUME, {}))
 
     @classmethod
     def read(cls, directory: Path, files: Mapping[str, str]) -> Anchor:

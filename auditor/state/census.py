@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from auditor.errors import MemauditError
-from auditor.state import module as modules
-from auditor.state.optimizer import HyperSource, SlotSource, WatchedOptimizer
-from auditor.state.source import Source
-from auditor.state.stateful import Stateful, StatefulSource, TensorSource
-from auditor.state.streams import (
-    GeneratorStream,
-    NumpyGeneratorStream,
-    Stream,
-    device_generators,
-    global_streams,
-)
-
-# Where the type does not decide the kind, a word of the watched keyword (between underscores or digits) does.
-_KIND_WORDS = ("teacher", "ema", "swa", "queue", "bank", "buffer", "scheduler", "scaler", "sampler", "augment")
-_KIND_OF_WORD = {"bank": "queue", "buffer": "queue", "sampler": "order"}
+from auditor.state.discovery import Finder, Found, trained_modules
+from auditor.state.generators import Loaders, StreamFinder
+from auditor.state.held import GENERATORS
+from auditor.state.kinds import ORDER
+from auditor.state.optimizer import HyperSource, KeySource, SlotSource
+from auditor.state.places import PlacedSource
+from auditor.state.pulse import Pulse
+from auditor.state.source import Reading, Source
+from auditor.state.stateful import CONTAINERS, Stateful
+from auditor.state.streams import Stream
+from auditor.state.survey import Memory
 
 
 class Watched:
@@ -35,6 +26,14 @@ class Watched:
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
+        self._finder = StreamFinder()
+        self._batch_size: int | None = None
+        self._memories: dict[str, Memory] = {}
+        self._pulse: Pulse | None = None
+        self._felt: tuple[object, ...] = ()
+        self._found: list[Found] = []
+        self._sources: list[Source] = []
+        self._generation = 0
 
     def add(self, name: str, thing: object) -> None:
         """Watch one more object.
@@ -50,14 +49,22 @@ class Watched:
             raise MemauditError(
                 f"two different objects are watched as {name!r}", next_step="give the second one a name of its own"
             )
-        if not _can_be_watched(thing):
+        reason = _why_not(thing)
+        if reason is not None:
             raise MemauditError(
                 f"a {type(thing).__module__}.{type(thing).__qualname__} cannot be watched",
                 where=f"run.watch({name}=…)",
-                why="it is no module, optimizer, tensor or generator and has no state_dict() and load_state_dict()",
-                next_step="give it these two methods, or watch the tensors in it",
+                why=reason[0],
+                next_step=reason[1],
             )
         self.objects[name] = thing
+        self._pulse = None
+
+    def with_batch_size(self, size: int | None) -> None:
+        """Say how many samples a step consumes: the half-life of a queue follows from it."""
+        if size != self._batch_size:
+            self._batch_size = size
+            self._pulse = None
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the watched modules by keyword."""
@@ -68,7 +75,7 @@ class Watched:
 
         With several modules the keyword comes first (``generator.layer1.weight``).
         """
-        trained = {name: module for name, module in self.modules().items() if _module_kind(name, module) == "params"}
+        trained = trained_modules(self.objects)
         prefixed = len(trained) > 1
         return {
             id(parameter): f"{keyword}.{name}" if prefixed else name
@@ -76,134 +83,180 @@ class Watched:
             for name, parameter in module.named_parameters()
         }
 
+    def signature(self) -> tuple[object, ...]:
+        """Return what changes when sources come, go or are bound anew: to be asked at every step, and cheap."""
+        if self._pulse is None or self._feel() != self._felt:
+            self._find()
+        return (self._generation,)
+
     def sources(self) -> list[Source]:
         """Return the memory sources there are now, in a fixed order: weights, statistics, optimizer, the rest."""
-        groups: dict[str, list[tuple[str, list[Source]]]] = defaultdict(list)
-        names = self.parameter_names()
-        for keyword, thing in self.objects.items():
-            for kind, made in _sources_of(keyword, thing, names):
-                groups[kind].append((keyword, made))
-        result: list[Source] = []
-        for entries in groups.values():
-            for keyword, made in entries:
-                for source in made:
-                    if len(entries) > 1:
-                        source.name = _bracketed(source.name, keyword)
-                    result.append(source)
-        order = (
-            "params",
-            "bn",
-            "buffers",
-            "optimizer",
-            "hyper",
-            "scheduler",
-            "scaler",
-            "ema",
-            "swa",
-            "teacher",
-            "queue",
-        )
-        rank = {kind: index for index, kind in enumerate(order)}
-        return sorted(result, key=lambda source: (rank.get(source.kind, len(order)), source.name))
+        self.signature()
+        return list(self._sources)
+
+    def _find(self) -> None:
+        finder = Finder(self.objects, self.parameter_names(), self._memories, self._fail, self._batch_size)
+        self._found = _named(finder.find())
+        self._sources = sorted((entry.source for entry in self._found), key=_place_in_census)
+        self._pulse = finder.pulse
+        self._felt = self._feel()
+        self._generation += 1
+
+    def _feel(self) -> tuple[object, ...]:
+        felt = () if self._pulse is None else self._pulse.feel()
+        return (*self.objects, *map(id, self.objects.values()), felt)
+
+    def _fail(self, keyword: str, path: str, reason: str) -> None:
+        """Note an attribute that can be read no more: from now on the census says why."""
+        self._memories.setdefault(keyword, Memory()).failed[path] = reason
+        self._pulse = None
+
+    def restore(self, readings: dict[str, Reading]) -> None:
+        """Put every source back into the watched objects.
+
+        Sources that are not there yet are made (an optimizer's slots, attributes made while training goes on), those
+        that came later are taken away.
+
+        Raises
+        ------
+        MemauditError
+            If the program has a source that the anchor lacks, or the other way round, and neither can be mended.
+        """
+        self._pulse = None
+        self.sources()
+        live = {entry.source.name: entry for entry in self._found}
+        meant = {name: self._meant(name, reading, live) for name, reading in readings.items()}
+        taken = {id(source) for source in meant.values()}
+        surplus = [entry.source for entry in self._found if id(entry.source) not in taken]
+        surplus = [source for source in surplus if not _taken_away(source)]
+        # Hyper-parameters and slots go before schedulers, whose own load_state_dict() may read them.
+        for name in sorted(readings, key=lambda name: _place_in_census(meant[name])):
+            meant[name].restore(readings[name])
+        self._pulse = None
+        if surplus:
+            raise MemauditError(
+                f"the program watches {surplus[0].name}, which the anchor lacks",
+                next_step="replay the program and arguments that were recorded",
+            )
+
+    def _meant(self, name: str, reading: Reading, live: dict[str, Found]) -> Source:
+        """Return the source of the program that an anchor's source goes into, made if it is not there yet."""
+        base, keyword = _unbracketed(name)
+        found: Source
+        of = reading.values.get("of") if isinstance(reading.values, dict) else None
+        for entry in self._found:
+            if entry.base == base and entry.keyword in (keyword or of, None):
+                found = entry.source
+                return found
+        if name in live:
+            found = live[name].source
+            return found
+        if keyword is None and of is None:
+            fitting: list[Source] = [entry.source for entry in self._found if entry.base == base]
+            if len(fitting) == 1:
+                return fitting[0]
+        made = self._later(base, str(keyword or of or ""), reading) or self.slot_source(name)
+        if made is None:
+            raise MemauditError(
+                f"the anchor holds {name}, which the program does not watch",
+                next_step="replay the program and arguments that were recorded",
+            )
+        return made
 
     def slot_source(self, name: str) -> Source | None:
         """Return a source for an optimizer slot that may not exist yet, such as one an anchor holds; else None."""
-        optimizers = {key: thing for key, thing in self.objects.items() if isinstance(thing, torch.optim.Optimizer)}
-        head, dot, slot = name.partition(".")
-        for keyword, optimizer in optimizers.items():
-            expected = "optimizer" if len(optimizers) == 1 else f"optimizer[{keyword}]"
-            if dot and head == expected:
-                return SlotSource(name, WatchedOptimizer(optimizer, self.parameter_names()), slot)
+        optimizers = [key for key, thing in self.objects.items() if isinstance(thing, torch.optim.Optimizer)]
+        base, keyword = _unbracketed(name)
+        kind, _, slot = base.partition(".")
+        if keyword is None and len(optimizers) == 1:
+            keyword = optimizers[0]
+        if kind not in ("optimizer", "hyper") or not slot or keyword not in optimizers:
+            return None
+        finder = Finder(self.objects, self.parameter_names(), self._memories, self._fail, self._batch_size)
+        return finder.future_slot(name, kind, slot, keyword)
+
+    def _later(self, base: str, keyword: str, reading: Reading) -> Source | None:
+        """Return a source for attributes that the program makes while it trains."""
+        if keyword not in self.objects or not isinstance(reading.values, dict) or "held" not in reading.values:
+            return None
+        finder = Finder(self.objects, self.parameter_names(), self._memories, self._fail, self._batch_size)
+        return finder.future_attributes(base, keyword)
+
+    def streams(self, loaders: Loaders = ()) -> list[Stream]:
+        """Return the random streams there are now, each once, named after where it was met."""
+        return self._finder.find(self.objects, loaders)
+
+    def look_again(self) -> None:
+        """Have the next :meth:`streams` look for generators anew; without it, it looks where they were found."""
+        self._finder.forget()
+
+
+def _why_not(thing: object) -> tuple[str, str] | None:
+    """Return why an object cannot be watched and what to do, or None if it can."""
+    if isinstance(thing, torch.utils.data.DataLoader) and not isinstance(thing, Stateful):
+        return "a loader is recorded where it is walked", "for batch in run.batches(loader): …"
+    watchable = (nn.Module, torch.optim.Optimizer, torch.Tensor, *GENERATORS, *CONTAINERS)
+    if isinstance(thing, watchable) or (isinstance(thing, Stateful) and not isinstance(thing, type)):
         return None
-
-    def streams(self, loaders: Iterable[torch.utils.data.DataLoader[Any]] = ()) -> list[Stream]:
-        """Return the random streams there are now: the global ones, watched generators, loaders' and samplers' own."""
-        found = global_streams()
-        seen = {id(generator) for generator in (torch.default_generator, *device_generators())}
-        for keyword, thing in self.objects.items():
-            if isinstance(thing, torch.Generator) and id(thing) not in seen:
-                seen.add(id(thing))
-                found.append(GeneratorStream(keyword, thing))
-            elif isinstance(thing, np.random.Generator):
-                found.append(NumpyGeneratorStream(keyword, thing))
-        for index, loader in enumerate(loaders):
-            suffix = f"[{index + 1}]" if index else ""
-            for name, generator in loader_generators(loader):
-                if id(generator) not in seen:
-                    seen.add(id(generator))
-                    found.append(GeneratorStream(f"{name}{suffix}", generator))
-        return found
-
-
-def loader_generators(loader: torch.utils.data.DataLoader[Any]) -> list[tuple[str, torch.Generator]]:
-    """Return the generators a loader and its samplers own, under ``loader`` and ``sampler``."""
-    candidates = [
-        ("loader", loader.generator),
-        ("sampler", getattr(loader.sampler, "generator", None)),
-        ("sampler", getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None)),
-        ("batch_sampler", getattr(loader.batch_sampler, "generator", None)),
-    ]
-    found: list[tuple[str, torch.Generator]] = []
-    for name, generator in candidates:
-        if isinstance(generator, torch.Generator) and all(generator is not other for _, other in found):
-            found.append((name, generator))
-    return found
-
-
-def _can_be_watched(thing: object) -> bool:
-    kinds = (nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Generator, np.random.Generator)
-    return isinstance(thing, (*kinds, Stateful))
-
-
-def _word_kind(keyword: str) -> str | None:
-    words = re.split(r"[^a-z]+", keyword.lower())
-    for word in _KIND_WORDS:
-        if word in words:
-            return _KIND_OF_WORD.get(word, word)
+    if isinstance(thing, int | float | str | bytes | complex | tuple | frozenset | range):
+        return (
+            "it cannot be changed in place, so nothing could be put back into it",
+            "watch the object that holds it, or keep it in a list, dict or tensor",
+        )
+    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
+        return (
+            "it is no module, optimizer, tensor, generator or container, and has no attributes to read",
+            "give it state_dict() and load_state_dict(), or watch the tensors in it",
+        )
     return None
 
 
-def _module_kind(keyword: str, module: nn.Module) -> str:
-    if isinstance(module, AveragedModel):
-        return "swa" if _word_kind(keyword) == "swa" else "ema"
-    named = _word_kind(keyword)
-    return named if named in ("teacher", "ema", "swa") else "params"
+def _place_in_census(source: Source) -> tuple[int, str]:
+    return ORDER.index(source.kind), source.name
 
 
-def _sources_of(keyword: str, thing: Any, names: dict[int, str]) -> list[tuple[str, list[Source]]]:
-    """Return what one watched object holds, grouped by kind: names are bracketed where a kind comes twice."""
-    if isinstance(thing, nn.Module):
-        kind = _module_kind(keyword, thing)
-        if kind != "params":
-            return [(kind, [modules.ModuleCopySource(kind, kind, thing)])]
-        found: list[tuple[str, list[Source]]] = [("params", [modules.ParamsSource("params", thing)])]
-        if modules.batch_norm_buffers(thing):
-            found.append(("bn", [modules.BatchNormSource("bn", thing)]))
-        if modules.other_buffers(thing):
-            found.append(("buffers", [modules.BuffersSource("buffers", thing)]))
-        return found
-    if isinstance(thing, torch.optim.Optimizer):
-        watched = WatchedOptimizer(thing, names)
-        slots: list[Source] = [SlotSource(f"optimizer.{slot}", watched, slot) for slot in watched.slots()]
-        hyper: list[Source] = [HyperSource(f"hyper.{key}", watched, key) for key in watched.hyper_names()]
-        return [("optimizer", slots), ("hyper", hyper)]
-    if isinstance(thing, torch.Tensor):
-        kind = _word_kind(keyword) or "other"
-        return [(kind, [TensorSource(kind, kind, thing)])]
-    if isinstance(thing, torch.Generator | np.random.Generator):
-        return []
-    kind = _stateful_kind(keyword, thing)
-    return [(kind, [StatefulSource(kind, kind, thing)])]
-
-
-def _stateful_kind(keyword: str, thing: object) -> str:
-    if isinstance(thing, torch.optim.lr_scheduler.LRScheduler):
-        return "scheduler"
-    if isinstance(thing, torch.amp.GradScaler):
-        return "scaler"
-    return _word_kind(keyword) or "other"
+def _named(found: list[Found]) -> list[Found]:
+    """Name the sources: where several objects have one of a group, the keyword follows in brackets."""
+    keywords: dict[str, set[str]] = {}
+    for entry in found:
+        keywords.setdefault(entry.group, set()).add(entry.keyword)
+    named: list[Found] = []
+    taken: set[str] = set()
+    for entry in found:
+        if entry.source is None:
+            continue
+        told_apart = entry.bracketed or len(keywords[entry.group]) > 1
+        name = _bracketed(entry.base, entry.keyword) if told_apart else entry.base
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        entry.source.name = name
+        named.append(entry)
+    return named
 
 
 def _bracketed(name: str, keyword: str) -> str:
     head, dot, tail = name.partition(".")
     return f"{head}[{keyword}]{dot}{tail}"
+
+
+def _unbracketed(name: str) -> tuple[str, str | None]:
+    """Return a source's name without brackets, and the keyword in them."""
+    head, bracket, rest = name.partition("[")
+    if not bracket or "." in head:
+        return name, None
+    keyword, _, tail = rest.partition("]")
+    return head + tail, keyword
+
+
+def _taken_away(source: Source) -> bool:
+    """Bring a source that an anchor lacks back to where it was then, which is not there; say whether that is done."""
+    if isinstance(source, HyperSource):
+        source.forget()
+    elif isinstance(source, SlotSource | KeySource):
+        source.restore(Reading({}))
+    elif isinstance(source, PlacedSource) and source.vanishes:
+        source.forget()
+    else:
+        return not source.captured
+    return True

@@ -1,121 +1,162 @@
-"""Sources that live in modules: weights, BatchNorm statistics, other buffers, teachers and averaged copies."""
+"""Sources that live in modules: weights, BatchNorm statistics, other buffers, and what sets a layer's memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from auditor.errors import MemauditError
-from auditor.state.source import (
-    CHANGES_EVALUATION,
-    HIDDEN,
-    IN_THE_WEIGHTS,
-    THROUGH_AVERAGE,
-    Reading,
-    Source,
-    copy_into,
-    half_life_of,
-)
+from auditor.state.half_life import norm_half_life
+from auditor.state.source import Reading, Source, copy_into
+from auditor.state.survey import Place, registered_places
 
 
-class ParamsSource(Source):
-    """A module's parameters, under their dotted names; tied ones once."""
+class RegisteredSource(Source):
+    """Parameters or buffers of a module, under their dotted names; tied ones once."""
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        super().__init__(name, "params", visibility=IN_THE_WEIGHTS)
+    def __init__(self, name: str, kind: str, module: nn.Module, places: list[Place]) -> None:
+        super().__init__(name, kind)
         self.module = module
+        self._places = places
 
     def read(self) -> Reading:
-        """Return the live parameters."""
-        return Reading(dict(self.module.named_parameters()))
+        """Return the live tensors."""
+        return Reading(self._now())
 
     def restore(self, reading: Reading) -> None:
-        """Copy the stored values into the live parameters."""
-        copy_into(dict(self.module.named_parameters()), reading.tensors, self.name)
+        """Copy the stored values into the live tensors; uninitialized ones get their shape first."""
+        initialize(self.module, reading.tensors)
+        targets = self._now()
+        for path in reading.tensors.keys() - targets.keys():
+            tensor = _at(self.module, path)
+            if tensor is not None:
+                targets[path] = tensor
+        copy_into(targets, reading.tensors, self.name)
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        found = ((path, holder[key]) for path, holder, key in self._places if key in holder)
+        return {path: tensor for path, tensor in found if tensor is not None}
 
 
-class BatchNormSource(Source):
+class ParamsSource(RegisteredSource):
+    """A module's parameters."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__(name, "params", module, registered_places(module, buffers=False))
+
+
+class BatchNormSource(RegisteredSource):
     """The running mean, variance and count of every BatchNorm (1d to 3d, Sync) in a module."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
-        super().__init__(name, "bn", visibility=CHANGES_EVALUATION)
-        self.module = module
-
-    def read(self) -> Reading:
-        """Return the live statistics, under their dotted names."""
-        return Reading(batch_norm_buffers(self.module))
-
-    def restore(self, reading: Reading) -> None:
-        """Copy the stored statistics into the live buffers."""
-        copy_into(batch_norm_buffers(self.module), reading.tensors, self.name)
+        statistics = batch_norm_names(module)
+        super().__init__(name, "bn", module, [p for p in registered_places(module) if p.path in statistics])
+        if all(getattr(layer, "momentum", 0.0) is None for _, layer in batch_norms(module)):
+            self.lifetime = "the run: a mean over all batches"
 
     def half_life(self) -> float | None:
         """Return the half-life of the running averages, if all layers share one momentum."""
-        momenta = {layer.momentum for _, layer in batch_norms(self.module)}
-        momentum = momenta.pop() if len(momenta) == 1 else None
-        return None if momentum is None else half_life_of(1.0 - momentum)
+        return norm_half_life([layer for _, layer in batch_norms(self.module)])
 
 
-class BuffersSource(Source):
-    """A module's registered buffers that are not BatchNorm statistics, and are saved with it or not."""
+class BuffersSource(RegisteredSource):
+    """A module's registered buffers of those names, saved with it or not."""
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        super().__init__(name, "buffers", visibility=HIDDEN)
-        self.module = module
-
-    def read(self) -> Reading:
-        """Return the live buffers, under their dotted names."""
-        return Reading(other_buffers(self.module))
-
-    def restore(self, reading: Reading) -> None:
-        """Copy the stored values into the live buffers."""
-        copy_into(other_buffers(self.module), reading.tensors, self.name)
+    def __init__(self, name: str, module: nn.Module, names: set[str]) -> None:
+        super().__init__(name, "buffers", module, [p for p in registered_places(module) if p.path in names])
 
 
-class ModuleCopySource(Source):
-    """A second module that follows the first: a teacher, or averaged weights; parameters and buffers together."""
+class LayerHyperSource(Source):
+    """A number that layers hold and a schedule may change: BatchNorm's momentum, the share that dropout drops."""
 
-    def __init__(self, name: str, kind: str, module: nn.Module) -> None:
-        super().__init__(
-            name, kind, visibility=HIDDEN if kind == "teacher" else THROUGH_AVERAGE, lifetime="its decay's half-life"
-        )
-        self.module = module
+    def __init__(self, name: str, attribute: str, layers: list[tuple[str, nn.Module]]) -> None:
+        super().__init__(name, "hyper", lifetime="until it is set")
+        self._attribute = attribute
+        self._layers = layers
 
     def read(self) -> Reading:
-        """Return the live parameters and buffers, under their dotted names."""
-        return Reading(self._tensors())
+        """Return the value of each layer under its dotted name."""
+        return Reading({}, {name: vars(layer)[self._attribute] for name, layer in self._layers})
 
     def restore(self, reading: Reading) -> None:
-        """Copy the stored values into the live module."""
-        copy_into(self._tensors(), reading.tensors, self.name)
+        """Set the stored values."""
+        if reading.values.keys() != {name for name, _ in self._layers}:
+            raise MemauditError(
+                "the program has other layers than the anchor",
+                where=self.name,
+                next_step="replay the program and arguments that were recorded",
+            )
+        for name, layer in self._layers:
+            setattr(layer, self._attribute, reading.values[name])
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
-
-def batch_norms(module: nn.Module) -> list[tuple[str, _NormBase]]:
-    """Return the normalisation layers of ``module`` that keep running statistics."""
+def layer_hypers(module: nn.Module) -> list[Source]:
+    """Return what sets the memory and the noise of a module's layers, where it is a plain number."""
+    kinds = {
+        "bn_momentum": ("momentum", [pair for pair in batch_norms(module) if _is_number(pair[1], "momentum")]),
+        "dropout": ("p", [pair for pair in module.named_modules() if isinstance(pair[1], _DropoutNd)]),
+    }
     return [
-        (name, layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, _NormBase) and layer.track_running_stats
+        LayerHyperSource(f"hyper.{name}", attribute, layers) for name, (attribute, layers) in kinds.items() if layers
     ]
 
 
-def batch_norm_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the running statistics of ``module``, under their dotted names."""
+def batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the normalisation layers of ``module`` that keep running statistics, a library's own ones included."""
+    return [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if (isinstance(layer, _NormBase) and layer.track_running_stats)
+        or all(name in layer._buffers and layer._buffers[name] is not None for name in ("running_mean", "running_var"))
+    ]
+
+
+def batch_norm_names(module: nn.Module) -> set[str]:
+    """Return the dotted names of the running statistics of ``module``."""
     return {
-        f"{name}.{key}" if name else key: buffer
+        f"{name}.{key}" if name else key
         for name, layer in batch_norms(module)
-        for key, buffer in layer.named_buffers(recurse=False)
+        for key, buffer in layer._buffers.items()
+        if buffer is not None
     }
 
 
-def other_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the registered buffers of ``module`` that are not running statistics."""
-    statistics = batch_norm_buffers(module)
-    return {name: buffer for name, buffer in module.named_buffers() if name not in statistics}
+def other_buffer_names(module: nn.Module) -> list[str]:
+    """Return the dotted names of the registered buffers of ``module`` that are not running statistics."""
+    statistics = batch_norm_names(module)
+    return [name for name, _ in module.named_buffers() if name not in statistics]
+
+
+def initialize(module: nn.Module, stored: dict[str, torch.Tensor]) -> None:
+    """Give uninitialized parameters and buffers (lazy modules) the shapes of stored ones, as torch does on loading."""
+    for name, layer in module.named_modules():
+        for key, tensor in [*layer._parameters.items(), *layer._buffers.items()]:
+            path = f"{name}.{key}" if name else key
+            if tensor is not None and is_lazy(tensor) and path in stored:
+                lazy: Any = tensor
+                lazy.materialize(stored[path].shape, dtype=stored[path].dtype)
+
+
+def _at(module: nn.Module, path: str) -> torch.Tensor | None:
+    """Return the parameter or buffer at a dotted name, if it is there and initialized."""
+    home, _, key = path.rpartition(".")
+    try:
+        layer = module.get_submodule(home)
+    except AttributeError:
+        return None
+    homes = [held for held in (layer._parameters, layer._buffers) if key in held]
+    tensor: torch.Tensor | None = homes[0][key] if homes else None
+    return None if tensor is None or is_lazy(tensor) else tensor
+
+
+def _is_number(layer: nn.Module, name: str) -> bool:
+    value = vars(layer).get(name, "")
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def evaluation_modes(module: nn.Module) -> list[str]:

@@ -1,36 +1,43 @@
-"""Sources that live in an optimizer: one a state slot, one a hyper-parameter."""
+"""Sources that live in an optimizer: one a state slot, one a hyper-parameter, one an attribute of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from auditor.errors import MemauditError
-from auditor.state.source import HIDDEN, Reading, Source, half_life_of
-from auditor.state.values import decode, encode
+from auditor.state.half_life import slot_half_life
+from auditor.state.known import NONE_KNOWN, Known
+from auditor.state.putback import PutBack
+from auditor.state.source import Reading, Source
+from auditor.state.values import encode
 
 # How an optimizer computes, not what: part of the numerics class, not of what training remembers.
 IMPLEMENTATION_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"})
 
-_DECAY_OF_SLOT: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "momentum_buffer": lambda group: group.get("momentum"),
-    "exp_avg": lambda group: group["betas"][0] if "betas" in group else None,
-    "exp_avg_sq": lambda group: group["betas"][1] if "betas" in group else None,
-    "square_avg": lambda group: group.get("alpha"),
+_LIFETIMES = {
+    "old_dirs": "the last history_size updates",
+    "old_stps": "the last history_size updates",
+    "ro": "the last history_size updates",
+    "prev_flat_grad": "one step",
+    "prev": "one step",
 }
+_ABSENT = object()
 
 
 class WatchedOptimizer:
     """An optimizer together with the names of the parameters it moves.
 
-    ``names`` maps a parameter's identity to its dotted name; one without a name is ``group0.param3``.
+    ``names`` maps a parameter's identity to its dotted name; one without a name is ``group0.param3``. ``known`` names
+    the tensors that are sources of their own: where the state refers to one, the reference is kept.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str], known: Known = NONE_KNOWN) -> None:
         self.optimizer = optimizer
         self.names = names
+        self.known = known
 
     def parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, parameter) in the optimizer's order."""
@@ -40,18 +47,46 @@ class WatchedOptimizer:
 
     def slots(self) -> list[str]:
         """Return the names of all slots that any parameter has now, sorted."""
-        states = [state for state in self.optimizer.state.values() if isinstance(state, Mapping)]
-        return sorted({str(slot) for state in states for slot in state})
+        state = self.optimizer.state
+        states = [held for key, held in state.items() if isinstance(key, torch.Tensor) and isinstance(held, Mapping)]
+        return sorted({str(slot) for held in states for slot in held})
+
+    def own_keys(self) -> list[str]:
+        """Return the keys of state that belongs to no parameter (some optimizers count in ``state["k"]``), sorted."""
+        return sorted(key for key, _ in self._items() if isinstance(key, str))
+
+    def unlisted(self) -> int:
+        """Return for how many tensors there is state that stand in no parameter group."""
+        listed = {id(parameter) for _, parameter in self.parameters()}
+        return sum(bool(held) and id(key) not in listed and not isinstance(key, str) for key, held in self._items())
+
+    def _items(self) -> list[tuple[Any, Any]]:
+        return list(self.optimizer.state.items())
 
     def hyper_names(self) -> list[str]:
-        """Return the names of the hyper-parameters of all groups, sorted."""
+        """Return the names of the hyper-parameters of all groups, sorted; functions are none."""
         return sorted(
             {
                 key
                 for group in self.optimizer.param_groups
                 for key, value in group.items()
-                if key not in IMPLEMENTATION_FLAGS and key not in ("params", "param_names") and value is not None
+                if key not in IMPLEMENTATION_FLAGS
+                and key not in ("params", "param_names")
+                and value is not None
+                and not callable(value)
             }
+        )
+
+    def device_of(self, parameter: torch.Tensor, slot: str, stored: torch.Tensor) -> torch.device:
+        """Return where a slot lives that is not there yet.
+
+        As ``Optimizer._process_value_according_to_param_policy`` in torch/optim/optimizer.py: a counter stays on the
+        CPU unless the optimizer is capturable or fused, everything else goes with its parameter.
+        """
+        group = next((g for g in self.optimizer.param_groups if any(p is parameter for p in g["params"])), {})
+        counts = slot in ("step", "mu_product") and stored.ndim == 0
+        return (
+            torch.device("cpu") if counts and not (group.get("capturable") or group.get("fused")) else parameter.device
         )
 
 
@@ -59,59 +94,90 @@ class SlotSource(Source):
     """One slot of an optimizer (``momentum_buffer``, ``exp_avg``, ``step``), over all parameters that have it."""
 
     def __init__(self, name: str, watched: WatchedOptimizer, slot: str) -> None:
-        super().__init__(name, "optimizer", visibility=HIDDEN)
+        super().__init__(name, "optimizer", lifetime=_LIFETIMES.get(slot, "the run"))
         self.watched = watched
         self.slot = slot
 
     def read(self) -> Reading:
-        """Return the slot's live tensors under the parameters' names; numbers among them as values."""
+        """Return the slot's live tensors under the parameters' names; numbers and lists among them as values."""
         tensors: dict[str, torch.Tensor] = {}
-        values: dict[str, Any] = {}
+        nested: dict[str, Any] = {}
+        known = self.watched.known
         state = self.watched.optimizer.state
         for name, parameter in self.watched.parameters():
-            held = state.get(parameter, {})
-            if self.slot not in held:
+            held = state.get(parameter)
+            if held is None or self.slot not in held:
                 continue
             value = held[self.slot]
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not (value.requires_grad and value.is_leaf) and not known.has(value):
                 tensors[name] = value
             else:
-                values[name] = encode(value, tensors, name)
+                nested[name] = value
+        values = {name: encode(value, tensors, name, known) for name, value in nested.items()}
         return Reading(tensors, values or None)
 
     def restore(self, reading: Reading) -> None:
         """Put the slot back for every parameter; parameters that did not have it lose it."""
         state = self.watched.optimizer.state
         values = reading.values or {}
+        put = PutBack(reading.tensors, self.watched.known)
         for name, parameter in self.watched.parameters():
+            if name not in values and name not in reading.tensors:
+                if isinstance(state.get(parameter), dict):
+                    state[parameter].pop(self.slot, None)
+                continue
+            held = state[parameter] if parameter in state else state.setdefault(parameter, {})
+            live = held.get(self.slot, _ABSENT)
             if name in values:
-                state[parameter][self.slot] = decode(values[name], reading.tensors)
-            elif name in reading.tensors:
-                stored = reading.tensors[name]
-                # A `step` counter lives on the CPU whatever the parameter's device; a moment lives with its parameter.
-                device = parameter.device if stored.shape == parameter.shape else stored.device
-                fresh = torch.empty_like(parameter, dtype=stored.dtype) if stored.shape == parameter.shape else stored
-                state[parameter][self.slot] = (
-                    fresh.detach().copy_(stored) if fresh is not stored else stored.clone().to(device)
-                )
-            elif parameter in state:
-                state[parameter].pop(self.slot, None)
+                held[self.slot] = put.value(live, values[name])
+            else:
+                held[self.slot] = self._put_tensor(put, live, parameter, reading.tensors[name])
+
+    def _put_tensor(self, put: PutBack, live: Any, parameter: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        if isinstance(live, torch.Tensor) and live.shape == stored.shape and live.dtype == stored.dtype:
+            return put.tensor(live, stored)
+        if stored.shape == parameter.shape:
+            # In the parameter's memory format, as the optimizer would have made it.
+            return torch.empty_like(parameter, dtype=stored.dtype, requires_grad=False).copy_(stored)
+        return stored.detach().clone().to(self.watched.device_of(parameter, self.slot, stored))
 
     def half_life(self) -> float | None:
         """Return the half-life in steps that follows from β or momentum, if all groups share it."""
-        decay = _DECAY_OF_SLOT.get(self.slot)
-        if decay is None:
-            return None
-        found = {decay(group) for group in self.watched.optimizer.param_groups}
-        value = found.pop() if len(found) == 1 else None
-        return None if value is None else half_life_of(float(value))
+        return slot_half_life(self.watched.optimizer, self.slot)
+
+
+class KeySource(Source):
+    """State of an optimizer under a key of its own: ``optimizer.state["k"]``."""
+
+    def __init__(self, name: str, watched: WatchedOptimizer, key: str) -> None:
+        super().__init__(name, "optimizer")
+        self.watched = watched
+        self.key = key
+
+    def read(self) -> Reading:
+        """Return what stands under the key, its tensors below the path ``value``."""
+        tensors: dict[str, torch.Tensor] = {}
+        if self.key not in self.watched.optimizer.state:
+            return Reading(tensors)
+        state: Any = self.watched.optimizer.state
+        held = state[self.key]
+        return Reading(tensors, {"value": encode(held, tensors, "value", self.watched.known)})
+
+    def restore(self, reading: Reading) -> None:
+        """Put it back; take it away if there was none."""
+        state: Any = self.watched.optimizer.state
+        if reading.values is None:
+            state.pop(self.key, None)
+            return
+        live = state.get(self.key, _ABSENT)
+        state[self.key] = PutBack(reading.tensors, self.watched.known).value(live, reading.values["value"])
 
 
 class HyperSource(Source):
     """One hyper-parameter of an optimizer, one value a parameter group."""
 
     def __init__(self, name: str, watched: WatchedOptimizer, key: str) -> None:
-        super().__init__(name, "hyper", visibility=HIDDEN, lifetime="until it is set")
+        super().__init__(name, "hyper", lifetime="until it is set")
         self.watched = watched
         self.key = key
 
@@ -119,7 +185,8 @@ class HyperSource(Source):
         """Return the values, a list in the order of the groups."""
         tensors: dict[str, torch.Tensor] = {}
         groups = self.watched.optimizer.param_groups
-        values = [encode(group.get(self.key), tensors, f"group{index}") for index, group in enumerate(groups)]
+        known = self.watched.known
+        values = [encode(group.get(self.key), tensors, f"group{index}", known) for index, group in enumerate(groups)]
         return Reading(tensors, values)
 
     def restore(self, reading: Reading) -> None:
@@ -131,12 +198,15 @@ class HyperSource(Source):
                 where=self.name,
                 next_step="replay the program and arguments that were recorded",
             )
-        for index, (group, value) in enumerate(zip(groups, reading.values, strict=True)):
-            decoded = decode(value, reading.tensors)
-            current = group.get(self.key)
-            if isinstance(current, torch.Tensor):
-                current.copy_(reading.tensors[f"group{index}"])
-            elif decoded is None:
-                group.pop(self.key, None)
+        put = PutBack(reading.tensors, self.watched.known)
+        for group, value in zip(groups, reading.values, strict=True):
+            if value is not None or self.key in group:
+                group[self.key] = put.value(group.get(self.key), value)
+
+    def forget(self) -> None:
+        """Have no value in any group: something set it after the moment that is put back."""
+        for group in self.watched.optimizer.param_groups:
+            if self.key in self.watched.optimizer.defaults:
+                group[self.key] = None
             else:
-                group[self.key] = decoded
+                group.pop(self.key, None)

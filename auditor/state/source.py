@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -16,6 +15,15 @@ IN_THE_WEIGHTS = "in the weights"
 CHANGES_EVALUATION = "changes evaluation only"
 HIDDEN = "hidden until the next update"
 THROUGH_AVERAGE = "only through the averaged model"
+
+
+VISIBILITY = {
+    "params": IN_THE_WEIGHTS,
+    "bn": CHANGES_EVALUATION,
+    "ema": THROUGH_AVERAGE,
+    "swa": THROUGH_AVERAGE,
+}
+"""How the state of a kind shows; the kinds that are not named are hidden until the next update."""
 
 
 class Reading(NamedTuple):
@@ -37,14 +45,17 @@ class Source(ABC):
     """One memory source.
 
     ``name`` as in the design (``optimizer.momentum_buffer``, ``params[generator]``), ``kind`` its first word,
-    ``visibility`` one of the constants of this module, ``lifetime`` in words.
+    ``visibility`` one of the constants of this module (what the kind says, if None), ``lifetime`` in words.
     """
 
-    def __init__(self, name: str, kind: str, *, visibility: str, lifetime: str = "the run") -> None:
+    reason: str | None = None
+    """Why nothing of it is captured; None where it is."""
+
+    def __init__(self, name: str, kind: str, *, visibility: str | None = None, lifetime: str = "the run") -> None:
         self.name = name
         self.kind = kind
-        self.visibility = visibility
-        self._lifetime = lifetime
+        self.visibility = visibility or VISIBILITY.get(kind, HIDDEN)
+        self.lifetime = lifetime
 
     @abstractmethod
     def read(self) -> Reading:
@@ -54,28 +65,47 @@ class Source(ABC):
     def restore(self, reading: Reading) -> None:
         """Put back a state that :meth:`read` gave, in place, so that every alias sees it."""
 
+    @property
+    def captured(self) -> bool:
+        """Whether anchors hold it."""
+        return self.reason is None
+
     def half_life(self) -> float | None:
         """Return the half-life in steps where one follows from the hyper-parameters, else None."""
         return None
 
     def describe(self) -> dict[str, Any]:
-        """Return the census entry: name, kind, lifetime, half_life (steps or null), visibility."""
+        """Return the census entry.
+
+        Its members are name, kind, lifetime (words), half_life (steps or null), visibility, captured (whether anchors
+        hold it) and reason (why not, or null).
+        """
         half_life = self.half_life()
-        lifetime = self._lifetime if half_life is None else f"half-life {half_life:.3g} steps"
+        lifetime = self.lifetime if half_life is None else f"half-life {half_life:.3g} steps"
         return {
             "name": self.name,
             "kind": self.kind,
             "lifetime": lifetime,
             "half_life": half_life,
             "visibility": self.visibility,
+            "captured": self.captured,
+            "reason": self.reason,
         }
 
 
-def half_life_of(decay: float) -> float | None:
-    """Return ln 2 / -ln(decay) steps for an exponential average that keeps ``decay`` of itself a step."""
-    if not 0.0 < decay < 1.0:
-        return None
-    return math.log(2.0) / -math.log(decay)
+class UncapturedSource(Source):
+    """State that was found and cannot be read: the census says so. Anchors hold nothing of it."""
+
+    def __init__(self, name: str, kind: str, reason: str) -> None:
+        super().__init__(name, kind)
+        self.reason = reason
+
+    def read(self) -> Reading:
+        """Return nothing, always the same."""
+        return Reading({})
+
+    def restore(self, reading: Reading) -> None:
+        """Leave the program's state as it is."""
 
 
 def copy_into(targets: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], source: str) -> None:

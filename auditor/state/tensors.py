@@ -7,8 +7,10 @@ import sys
 from functools import lru_cache
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from auditor.artifact.digest import digest_with_header, header
+from auditor.artifact.safetensors_file import STORABLE
 from auditor.errors import MemauditError
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -30,11 +32,14 @@ def logical(tensor: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     MemauditError
-        For sparse, quantized, nested and meta tensors, which have no plain sequence of elements.
+        For sparse, quantized, nested, meta and uninitialized tensors, which have no plain sequence of elements.
     """
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
-        named = {"quantized": tensor.is_quantized, "meta": tensor.is_meta, "nested": tensor.is_nested}
-        kind = next((name for name, holds in named.items() if holds), str(tensor.layout))
+    # The usual case first, with as few questions as will do: this is asked of every tensor at every step.
+    plain = tensor.dtype in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_nested
+    if plain and not is_lazy(tensor) and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    kind = why_not_readable(tensor)
+    if kind is not None:
         raise MemauditError(
             f"a tensor of kind {kind} cannot be digested",
             why="it has no plain sequence of elements",
@@ -43,6 +48,29 @@ def logical(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
         return tensor
     return tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+
+
+def why_not_readable(tensor: torch.Tensor) -> str | None:
+    """Return the kind of a tensor that has no plain sequence of elements; None if it has one."""
+    if is_lazy(tensor):
+        return "uninitialized"
+    if tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested):
+        return None
+    named = {"quantized": tensor.is_quantized, "meta": tensor.is_meta, "nested": tensor.is_nested}
+    return next((name for name, holds in named.items() if holds), str(tensor.layout).removeprefix("torch."))
+
+
+def is_storable(dtype: torch.dtype) -> bool:
+    """Return whether an anchor can hold tensors of that dtype."""
+    return dtype in _STORABLE
+
+
+_STORABLE = frozenset(
+    dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype_name(dtype) in STORABLE
+)
+
+_PLAIN = frozenset(dtype for dtype in _STORABLE if not dtype.is_complex)
+"""Dtypes of tensors that are neither quantized nor conjugated."""
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

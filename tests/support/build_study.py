@@ -74,7 +74,7 @@ def run_for_report(path: Path, *, steps: int = 240, names: dict[str, str] | None
         trace.append(
             "census",
             {
-                "sources": [dict(zip(keys, s, strict=True)) for s in sources],
+                "sources": [{**dict(zip(keys, s, strict=True)), "captured": True, "reason": None} for s in sources],
                 "streams": [dict(zip(stream_keys, s, strict=True)) for s in streams],
             },
         )
@@ -91,10 +91,10 @@ def _anchor(trace: TraceWriter, path: Path, step: int, at: str, sources: list[An
     tensors = bytes(range(256)) * 40
     (path / folder / "tensors.safetensors").write_bytes(tensors)
     event = {"step": step, "pass": None, "epoch": None, "position": None, "at": at, "enter": "epochs", "path": folder}
-    event["files"] = {"tensors.safetensors": hashlib.sha256(tensors).hexdigest()}
     event["sources"] = {s[0]: digest(f"{s[0]} {step}") for s in sources}
     event["streams"] = {s[0]: digest(f"{s[0]} {step}") for s in streams}
     trace.append("anchor", event)
+    trace.append("stored", {"path": folder, "files": {"tensors.safetensors": hashlib.sha256(tensors).hexdigest()}})
 
 
 def _steps(trace: TraceWriter, path: Path, steps: int, named: tuple[list[Any], list[Any]], probe: str) -> None:
@@ -103,6 +103,9 @@ def _steps(trace: TraceWriter, path: Path, steps: int, named: tuple[list[Any], l
     policy = {"sampler": "RandomSampler", "kind": "shuffled", "replacement": False, "drop_last": False}
     for step in range(1, steps + 1):
         number, position = (step - 1) // per_pass + 1, (step - 1) % per_pass + 1
+        if position == 1:
+            begun = {"pass": number, "epoch": number - 1, "loader": 1, "base_seed": None, "workers": None}
+            trace.append("iter", {**begun, "streams": [None] * len(named[1])})
         loss = 2.3 * math.exp(-2.5 * step / steps) + 0.15 + 0.05 * float(rng.standard_normal())
         event = {"step": step, "pass": number, "position": position, "ids": digest(f"i{step}"), "loss": loss}
         event |= {"batch": digest(f"b{step}"), "sources": [None] * len(named[0]), "streams": [None] * len(named[1])}
@@ -110,6 +113,7 @@ def _steps(trace: TraceWriter, path: Path, steps: int, named: tuple[list[Any], l
         if position == per_pass:
             one = {"pass": number, "epoch": number - 1, "first": step - per_pass + 1, "last": step, "batches": per_pass}
             one |= {"samples": per_pass * 32, "complete": True, "file": None, "sha256": "ef" * 32}
+            one |= {"loader": 1, "windows": None}
             one["policy"] = {**policy, "batch_size": 32, "length": per_pass * 32}
             trace.append("pass", {**one, "multiset": digest("all")})
             _anchor(trace, path, step, "pass", *named)

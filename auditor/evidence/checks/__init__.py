@@ -5,13 +5,27 @@ from __future__ import annotations
 from auditor.evidence.checks import (
     anchors,
     chain,
+    cuts,
     envelope,
     environment,
     files,
     formats,
     order,
     seals,
+    sequence,
     study,
 )
 
-__all__ = ["anchors", "chain", "envelope", "environment", "files", "formats", "order", "seals", "study"]
+__all__ = [
+    "anchors",
+    "chain",
+    "cuts",
+    "envelope",
+    "environment",
+    "files",
+    "formats",
+    "order",
+    "seals",
+    "sequence",
+    "study",
+]

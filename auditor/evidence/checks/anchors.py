@@ -10,6 +10,7 @@ from auditor.artifact.run_directory import TENSORS, TRACE, VALUES
 from auditor.artifact.safetensors_file import StoredTensor
 from auditor.errors import MemauditError
 from auditor.evidence.checks.formats import anchor_tensors
+from auditor.evidence.checks.sequence import not_stored
 from auditor.evidence.examination import RUN, Examination
 from auditor.findings.evidence import Confidence, Evidence, Level
 from auditor.findings.finding import Claim, Finding
@@ -17,34 +18,29 @@ from auditor.findings.formats.text import count
 from auditor.findings.rules import Rule, register
 
 _STREAM = "stream."
-_LOADER = "loader"
+_RESUME = "resume"
+"""What stands before the tensors that belong to no source: passes in progress, gradients."""
 
 
 def check(examined: Examination) -> Iterator[Finding | Claim]:
-    """Yield every difference between an anchor, its event and the census in force."""
+    """Yield every difference between an anchor, its events and the census in force."""
     if examined.kind != RUN or examined.trace.problems:
         return
-    census: dict[str, Any] = {"sources": [], "streams": []}
-    leaves: dict[str, dict[str, str]] = {}
+    yield from _not_stored(examined)
+    kept = {record.event["seq"] for record in examined.history.anchors if record.is_kept}
     anchors = faults = readable = 0
-    for event in examined.trace.events:
-        if event["event"] == "census":
-            census = event
-        elif event["event"] == "step":
-            leaves = event.get("leaves", {})
-        elif event["event"] == "anchor":
-            anchors += 1
-            for fault in _check_census(event, census):
-                faults += 1
-                yield fault
-            tensors = anchor_tensors(examined, f"{event['path']}/{TENSORS}")
-            values = examined.document(f"{event['path']}/{VALUES}", "anchor-values")
-            if isinstance(tensors, MemauditError) or isinstance(values, MemauditError):
-                continue
-            readable += 1
-            for fault in (*_check_values(event, values), *_check_state(examined, event, tensors, values, leaves)):
-                faults += 1
-                yield fault
+    for event, census, leaves in in_context(examined.trace.events):
+        for fault in _check_census(event, census):
+            faults += 1
+            yield fault
+        if event["seq"] not in kept:
+            continue
+        anchors += 1
+        found = state_faults(examined, event, leaves)
+        readable += found is not None
+        for fault in found or ():
+            faults += 1
+            yield fault
     if anchors and not faults and readable == anchors:
         yield Claim(
             "the state in each anchor has the digests that the trace gives it",
@@ -54,9 +50,51 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
         )
 
 
+def in_context(events: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Yield each anchor event with the census in force and the leaves of the step before it."""
+    census: dict[str, Any] = {"sources": [], "streams": []}
+    leaves: dict[str, dict[str, str]] = {}
+    for event in events:
+        match event["event"]:
+            case "census":
+                census = event
+            case "step":
+                leaves = event.get("leaves", {})
+            case "resume":
+                leaves = {}
+            case "anchor":
+                yield event, census, leaves
+
+
+def state_faults(
+    examined: Examination, event: dict[str, Any], leaves: dict[str, dict[str, str]]
+) -> list[Finding] | None:
+    """Return where an anchor's files differ from its event; None where they are not there or break their format."""
+    tensors = anchor_tensors(examined, f"{event['path']}/{TENSORS}")
+    values = examined.document(f"{event['path']}/{VALUES}", "anchor-values")
+    if isinstance(tensors, MemauditError) or isinstance(values, MemauditError):
+        return None
+    return [*_check_values(event, values), *_check_state(examined, event, tensors, values, leaves)]
+
+
+def _not_stored(examined: Examination) -> Iterator[Finding]:
+    """Yield the anchors that were never on the disk, whole: a run that ended by itself has none."""
+    end = examined.trace.end
+    ended = end is not None and end["status"] != "interrupted"
+    for record in not_stored(examined.history):
+        event = record.event
+        message = f"the anchor at step {event['step']} was taken, and the trace does not say that it was stored"
+        where = f"{TRACE}#/{event['seq']}"
+        if ended:
+            yield NOT_STORED.finding(where, message)
+        else:
+            yield NOT_STORED.finding(where, message, level=Level.NOTE, evidence=Evidence.INCONCLUSIVE)
+
+
 def _check_census(event: dict[str, Any], census: dict[str, Any]) -> Iterator[Finding]:
     for kind in ("sources", "streams"):
-        listed = {entry["name"] for entry in census[kind]}
+        # What could not be captured is in the census, so that it is known, and in no anchor.
+        listed = {entry["name"] for entry in census[kind] if entry.get("captured", True)}
         held = set(event[kind])
         for name in sorted(listed - held):
             message = f"the anchor at step {event['step']} lacks {name}, which the census lists"
@@ -91,7 +129,7 @@ def _check_state(
     grouped: dict[str, dict[str, bytes]] = {}
     for full, tensor in tensors.items():
         owner, _, path = full.partition("/")
-        if owner != _LOADER:
+        if owner != _RESUME:
             grouped.setdefault(owner, {})[path] = tensor_digest(path, tensor.dtype, tensor.shape, tensor.data)
     known = set(event["sources"]) | {_STREAM + name for name in event["streams"]}
     for owner in sorted(set(grouped) - known):
@@ -138,7 +176,8 @@ NOT_WHOLE = register(
         Level.ERROR,
         Confidence.CERTAIN,
         Evidence.CONTRADICTED,
-        "Each anchor holds every source and stream of the census in force, and nothing else.",
+        "Each anchor holds every source that could be captured and every stream of the census in force, and nothing "
+        "else.",
         "A run continued from an anchor that lacks a memory source is another run.",
         "Watch every object that keeps state: `run.watch(name=object)`, then record again.",
         "run",
@@ -169,6 +208,21 @@ OTHER_PLACE = register(
         "Step, pass, epoch, position, sources and streams are the same in values.json and in the anchor's event.",
         "A checkpoint of another moment would be restored at this one.",
         "Get the anchor again as it was recorded.",
+        "run",
+        check,
+    )
+)
+NOT_STORED = register(
+    Rule(
+        "MA304",
+        "an anchor was taken and not stored",
+        Level.ERROR,
+        Confidence.CERTAIN,
+        Evidence.MISSING,
+        "Each anchor event is followed by a stored event, which names its files. In a run that was cut off, the last "
+        "anchor may lack it.",
+        "A recorder that ends by itself waits for its anchors; one that is missing was taken out.",
+        "Get the trace again as it was recorded.",
         "run",
         check,
     )

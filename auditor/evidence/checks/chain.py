@@ -1,4 +1,4 @@
-"""The trace: its chain, its lines, the order of its events, its end, and what the manifest says of it."""
+"""The trace: its chain, its lines, its end, and what the manifest says of it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
     if examined.kind != RUN:
         return
     if TRACE not in examined.inventory:
-        yield SEQUENCE.finding(TRACE, "there is no trace", evidence=Evidence.MISSING)
-        return
+        return  # MA815 says so
     trace = examined.trace
     for problem in trace.problems:
         rule = CHAIN if problem.kind == "chain" else LINE
@@ -32,8 +31,6 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
             f"{count(trace.lines, 'line')}, each holding the SHA-256 of the line before it",
         )
     yield from _ending(examined)
-    if not trace.problems:
-        yield from _sequence(trace.events)
     if examined.manifest is not None and examined.manifest_error is None:
         yield from _against_manifest(examined)
 
@@ -41,7 +38,7 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
 def _ending(examined: Examination) -> Iterator[Finding | Claim]:
     trace = examined.trace
     unsigned = MANIFEST not in examined.inventory
-    steps = sum(1 for event in trace.events if event["event"] == "step")
+    steps = examined.history.step
     if trace.cut_short is not None:
         yield CUT_SHORT.finding(
             f"{TRACE}#/{trace.cut_short}",
@@ -61,64 +58,24 @@ def _ending(examined: Examination) -> Iterator[Finding | Claim]:
         return
     status = trace.end["status"]
     message = f"{status} after {count(trace.end['steps'], 'step')}"
+    if status == "interrupted":
+        yield INTERRUPTED.finding(f"{TRACE}#/{trace.lines - 1}", _interrupted(examined))
+        return
     if status == "failed":
         message += f": {trace.end.get('error', 'no reason given')}"
         yield FAILED_RUN.finding(f"{TRACE}#/{trace.lines - 1}", f"the program ended with an exception ({message})")
     yield Claim("the run ended by itself", examined.attested, TRACE, message)
 
 
-def _sequence(events: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Check that the events follow one another as a run makes them."""
-    if not events or events[0]["event"] != "start":
-        yield SEQUENCE.finding(f"{TRACE}#/0", "the trace does not begin with a start event")
-    sources, streams, step, passes = -1, -1, 0, 0
-    for event in events:
-        where = f"{TRACE}#/{event['seq']}"
-        match event["event"]:
-            case "start" if event["seq"] != 0:
-                yield SEQUENCE.finding(where, "a second start event")
-            case "end" if event is not events[-1]:
-                yield SEQUENCE.finding(where, "an end event, and the trace goes on after it")
-            case "end" if event["steps"] != step:
-                yield SEQUENCE.finding(
-                    f"{where}/steps",
-                    "the end counts other steps than the trace",
-                    expected=str(event["steps"]),
-                    found=str(step),
-                )
-            case "census":
-                sources, streams = len(event["sources"]), len(event["streams"])
-            case "step":
-                if event["step"] != step + 1:
-                    yield SEQUENCE.finding(
-                        f"{where}/step",
-                        "the steps do not count up by one",
-                        expected=str(step + 1),
-                        found=str(event["step"]),
-                    )
-                step = event["step"]
-                if (len(event["sources"]), len(event["streams"])) != (sources, streams):
-                    yield SEQUENCE.finding(
-                        where, f"step {step} has another number of digests than the census has entries"
-                    )
-            case "pass":
-                if event["pass"] != passes + 1:
-                    yield SEQUENCE.finding(
-                        f"{where}/pass",
-                        "the passes do not count up by one",
-                        expected=str(passes + 1),
-                        found=str(event["pass"]),
-                    )
-                passes = event["pass"]
-                if event["last"] > step:
-                    yield SEQUENCE.finding(f"{where}/last", f"pass {passes} ends at a step that was not taken yet")
-            case "anchor" if event["step"] != step:
-                yield SEQUENCE.finding(
-                    f"{where}/step",
-                    "an anchor of another step than the last one",
-                    expected=str(step),
-                    found=str(event["step"]),
-                )
+def _interrupted(examined: Examination) -> str:
+    """Say where a run was interrupted, and how much of it no seal of the recording covers."""
+    events = examined.trace.events
+    # The last seal is the one of the closing itself.
+    seals = [event["seq"] for event in events if event["event"] == "seal"][:-1]
+    after = sum(1 for event in events if event["event"] == "step" and event["seq"] > max(seals, default=-1))
+    message = f"the run was interrupted after step {examined.history.step} and closed later"
+    were = "was" if after == 1 else "were"
+    return message if not after else f"{message}; {count(after, 'step')} of it {were} signed only then"
 
 
 def _against_manifest(examined: Examination) -> Iterator[Finding]:
@@ -164,7 +121,7 @@ UNFINISHED = register(
         "The trace has an end event and the directory a manifest.",
         "A run that was killed and a run that somebody cut back look alike; neither can pass. Its "
         "seals still prove a prefix.",
-        "Record the run again, or report its sealed prefix as what it is.",
+        "If it still goes on, wait. If it was cut off, whoever recorded it closes it with `memaudit seal RUN`.",
         "run",
         check,
     )
@@ -225,17 +182,19 @@ DISAGREES = register(
         check,
     )
 )
-SEQUENCE = register(
+INTERRUPTED = register(
     Rule(
-        "MA815",
-        "the events do not make a run",
-        Level.ERROR,
+        "MA822",
+        "the run was interrupted and closed later",
+        Level.WARNING,
         Confidence.CERTAIN,
-        Evidence.CONTRADICTED,
-        "start comes first and end last, steps and passes count up by one, each step has one digest "
-        "for each entry of the census.",
-        "No recorder writes such a trace: events were removed or made up.",
-        "Get the trace again as it was recorded.",
+        Evidence.ATTESTED,
+        "The end event's status is not `interrupted`, which `memaudit seal` writes for a run that did not end by "
+        "itself.",
+        "What was recorded is signed, and the training did not come to its end. Whoever closed the run vouches for the "
+        "steps after its last seal; a run that was cut back on purpose looks the same.",
+        "Nothing to mend in the record; do not report the run as a finished one. A training that can be resumed goes "
+        "on with `auditor.record(…, resume=True)`.",
         "run",
         check,
     )

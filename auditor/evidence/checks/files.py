@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from auditor.artifact.run_directory import MANIFEST, DirectoryError, is_half_written
 from auditor.evidence.examination import Examination
+from auditor.evidence.manifest import PARTIAL
 from auditor.findings.evidence import Confidence, Evidence, Level
 from auditor.findings.finding import Claim, Finding
 from auditor.findings.formats.text import count
@@ -14,11 +15,11 @@ from auditor.findings.rules import Rule, register
 
 def check(examined: Examination) -> Iterator[Finding | Claim]:
     """Yield every file that is changed, gone, added or no file at all; or the claim that all is as signed."""
-    unfinished = MANIFEST not in examined.inventory
-    if unfinished:
-        yield from _half_written(examined)
+    leftovers = leftover_paths(examined)
+    for path in leftovers:
+        yield HALF_WRITTEN.finding(path, "left half-written when the run was cut off; nothing of it is used")
     for entry in examined.inventory.irregular:
-        if not (unfinished and entry.kind == "empty directory" and is_half_written(entry.path)):
+        if not (entry.kind == "empty directory" and entry.path in leftovers):
             yield IRREGULAR.finding(
                 entry.path, f"in the directory lies: {entry.kind}", hint="remove it, or ask what it is for"
             )
@@ -60,11 +61,23 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
         )
 
 
-def _half_written(examined: Examination) -> Iterator[Finding]:
-    """Yield what a recorder was writing when it was killed: it is no evidence, and no contradiction either."""
-    entries = [*examined.inventory.files, *(entry.path for entry in examined.inventory.irregular)]
-    for path in sorted(path for path in entries if is_half_written(path)):
-        yield HALF_WRITTEN.finding(path, "left half-written when the run was cut off; nothing of it is used")
+def leftover_paths(examined: Examination) -> list[str]:
+    """Return what a recorder was writing or removing when it was killed; nothing where there is a manifest.
+
+    It is no evidence, and no contradiction either.
+    """
+    if MANIFEST in examined.inventory:
+        return []
+    records = examined.history.anchors
+    kept = {f"{record.event['path']}/" for record in records if record.dropped is None}
+    # A path that was dropped may have been used again.
+    gone = tuple({f"{record.event['path']}/" for record in records} - kept)
+
+    def is_leftover(path: str) -> bool:
+        return is_half_written(path) or path == PARTIAL or (bool(gone) and f"{path}/".startswith(gone))
+
+    folders = [entry.path for entry in examined.inventory.irregular if entry.kind == "empty directory"]
+    return sorted(path for path in (*examined.inventory.files, *folders) if is_leftover(path))
 
 
 CHANGED = register(
@@ -133,7 +146,7 @@ HALF_WRITTEN = register(
         Evidence.INCONCLUSIVE,
         "An unfinished run holds no file under a temporary name and no folder that was not filled.",
         "The recorder writes under a temporary name and renames; whoever kills it leaves the name behind.",
-        "Nothing to mend: what the trace names is whole.",
+        "Nothing to mend: what the trace names is whole. `memaudit seal` removes it.",
         "evidence",
         check,
     )

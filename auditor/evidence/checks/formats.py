@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from auditor.artifact import order_file, safetensors_file
 from auditor.artifact.run_directory import ENVIRONMENT, MANIFEST, PROBES, TENSORS, TRACE, VALUES
 from auditor.errors import MemauditError
+from auditor.evidence.checks.files import leftover_paths
 from auditor.evidence.examination import RUN, Examination
 from auditor.findings.evidence import Confidence, Evidence, Level
 from auditor.findings.finding import Claim, Finding
 from auditor.findings.formats.text import count
 from auditor.findings.rules import Rule, register
 
-_ORDER = re.compile(r"order/pass-[0-9]{6,}\.npy")
+_ENVIRONMENT = re.compile(r"environment(-[0-9]+)?\.json")
+_ORDER = re.compile(r"order/pass-[0-9]{6,}(-[0-9]+)?\.npy")
+_PART = re.compile(r"order/pass-[0-9]{6,}\.part")
 _ANCHOR = re.compile(r"anchors/[^/]+/([^/]+)")
 
 
@@ -22,8 +26,9 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
     """Yield files that break their format, files without a place in it, and files the trace says otherwise about."""
     if examined.kind != RUN:
         return
+    leftovers = set(leftover_paths(examined))
     for path in examined.inventory.files:
-        problem = _problem(examined, path)
+        problem = None if path in leftovers else _problem(examined, path)
         if problem is not None:
             yield problem
     yield from _named_by_trace(examined)
@@ -43,7 +48,9 @@ def _problem(examined: Examination, path: str) -> Finding | None:
     anchor = _ANCHOR.fullmatch(path)
     if path in (MANIFEST, TRACE):
         return None
-    if path == ENVIRONMENT:
+    if _PART.fullmatch(path) and MANIFEST not in examined.inventory:
+        return None  # the log of a pass in progress, checked against the steps
+    if _ENVIRONMENT.fullmatch(path):
         result = examined.document(path, "environment")
     elif path == PROBES:
         result = examined.document(path, "probes")
@@ -62,18 +69,30 @@ def _problem(examined: Examination, path: str) -> Finding | None:
     return None
 
 
-def _named_by_trace(examined: Examination) -> Iterator[Finding | Claim]:
-    """Compare the SHA-256 that stand in start, pass and anchor events with the files."""
+def named_files(events: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    """Return path, SHA-256 and line of every file that a trace says is there."""
     named: list[tuple[str, str, int]] = []
-    for event in examined.trace.events:
-        if event["event"] == "start":
-            named.append((ENVIRONMENT, event["environment"], event["seq"]))
-        elif event["event"] == "pass" and event["file"] is not None and event["sha256"] is not None:
-            named.append((event["file"], event["sha256"], event["seq"]))
-        elif event["event"] == "anchor":
-            named += [
-                (f"{event['path']}/{file}", sha256, event["seq"]) for file, sha256 in sorted(event["files"].items())
-            ]
+    anchors: dict[str, list[tuple[str, str, int]]] = {}
+    for event in events:
+        match event["event"]:
+            case "start":
+                named.append((ENVIRONMENT, event["environment"], event["seq"]))
+            case "resume" if event["environment"] is not None:
+                named.append((event["environment"]["file"], event["environment"]["sha256"], event["seq"]))
+            case "pass" if event["file"] is not None and event["sha256"] is not None:
+                named.append((event["file"], event["sha256"], event["seq"]))
+            case "stored":
+                anchors[event["path"]] = [
+                    (f"{event['path']}/{file}", sha256, event["seq"]) for file, sha256 in sorted(event["files"].items())
+                ]
+            case "dropped":
+                anchors.pop(event["path"], None)
+    return [*named, *(each for files in anchors.values() for each in files)]
+
+
+def _named_by_trace(examined: Examination) -> Iterator[Finding | Claim]:
+    """Compare the SHA-256 that stand in the trace with the files."""
+    named = named_files(examined.trace.events)
     good = 0
     for path, sha256, line in named:
         place = f"line {line + 1} of the trace"
@@ -119,7 +138,8 @@ NOT_AS_TRACED = register(
         Level.ERROR,
         Confidence.CERTAIN,
         Evidence.CONTRADICTED,
-        "Each file that a start, pass or anchor event speaks of is there with that SHA-256.",
+        "Each file that a start, pass, stored or resume event speaks of is there with that SHA-256; an anchor that was "
+        "dropped need not be.",
         "The file was exchanged after the event was written, even if the directory was signed again.",
         "Get the file again as it was recorded.",
         "run",

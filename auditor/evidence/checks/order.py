@@ -9,33 +9,33 @@ import numpy as np
 
 from auditor.artifact.digest import array_digest, digest_text
 from auditor.artifact.order_file import Ids
-from auditor.artifact.run_directory import TRACE
+from auditor.artifact.run_directory import MANIFEST, TRACE, order_part
+from auditor.artifact.windows import window_multisets
 from auditor.errors import MemauditError
 from auditor.evidence.checks.formats import order_ids
 from auditor.evidence.examination import RUN, Examination
+from auditor.evidence.order_part import Agreement, agreements, part_ids
+from auditor.evidence.order_walk import Kept, OrderWalk, batch_size_of
 from auditor.findings.evidence import Confidence, Evidence, Level
 from auditor.findings.finding import Claim, Finding
 from auditor.findings.formats.text import count
 from auditor.findings.rules import Rule, register
-
-_SEARCHED_IDS = 4096
-"""Where the batch size is unknown, a step's ids are looked for up to this many."""
 
 
 def check(examined: Examination) -> Iterator[Finding | Claim]:
     """Yield contradictions between order files, step digests and contracts, and what was confirmed."""
     if examined.kind != RUN or examined.trace.problems:
         return
-    passes = examined.trace.of("pass")
-    kept: dict[int, Ids] = {}
+    passes = [event for event in examined.history.timeline if event["event"] == "pass"]
     contracts = faults = 0
-    for event in passes:
+    for event in examined.trace.of("pass"):
         ids = _ids_of(examined, event)
         if ids is None:
             continue
-        kept[event["pass"]] = ids
-        found = [*_check_counts(event, ids), *_check_contract(event, ids)]
-        contracts += _has_contract(event)
+        found = [*_check_counts(event, ids)]
+        if event["seq"] not in examined.history.void:
+            found += _check_contract(event, ids)
+            contracts += _has_contract(event) and not _is_uneven(event)
         faults += len(found)
         yield from found
     hashed = [event for event in passes if event["file"] is None and event["samples"] is not None]
@@ -45,23 +45,30 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
             "cannot be checked"
         )
         yield HASH_ONLY.finding(f"{TRACE}#/{hashed[0]['seq']}", message)
-    confirmed, steps = 0, [event for event in examined.trace.of("step") if event["ids"] is not None]
-    walk = _Walk(kept, {event["pass"]: event for event in passes})
-    for step in steps:
+    kept = kept_ids(examined)
+    walk = OrderWalk(kept)
+    confirmed = with_ids = 0
+    for step in (event for event in examined.history.timeline if event["event"] == "step"):
+        with_ids += step["ids"] is not None
         outcome = walk.advance(step)
-        if outcome is True:
-            confirmed += 1
-        elif outcome is False:
+        confirmed += outcome is True
+        if outcome is False:
             faults += 1
-            file = walk.events[step["pass"]]["file"]
-            message = f"the sample ids of step {step['step']} are not those of {file}"
-            yield OTHER_IDS.finding(f"{TRACE}#/{step['seq']}/ids", message, expected=step["ids"])
+            yield OTHER_IDS.finding(f"{TRACE}#/{step['seq']}/ids", _other(step, passes), expected=step["ids"])
+    for event in passes:
+        if "resumed" in event and event["pass"] in kept:
+            for fault in _check_resumed(event, kept[event["pass"]].ids, walk):
+                faults += 1
+                yield fault
+    for fault in _check_parts(examined):
+        faults += 1
+        yield fault
     if kept and not faults:
         yield Claim(
             "the sample ids kept are those each step says it consumed",
             examined.attested,
             "order",
-            f"{count(confirmed, 'step')} of {len(steps)} with ids, digests recomputed",
+            f"{count(confirmed, 'step')} of {with_ids} with ids, digests recomputed",
         )
         if contracts:
             yield Claim(
@@ -71,6 +78,33 @@ def check(examined: Examination) -> Iterator[Finding | Claim]:
                 f"{count(contracts, 'pass', 'passes')}: no id twice where there is no replacement, "
                 "none missing, none out of range",
             )
+
+
+def kept_ids(examined: Examination) -> dict[int, Kept]:
+    """Return what was kept of the sample ids of each pass that counts."""
+    kept: dict[int, Kept] = {}
+    for event in examined.history.timeline:
+        ids = _ids_of(examined, event) if event["event"] == "pass" else None
+        if ids is not None:
+            kept[event["pass"]] = Kept.of(event, ids)
+    return kept
+
+
+def part_agreements(examined: Examination) -> dict[int, Agreement]:
+    """Return how far the log of each pass in progress agrees with the steps; only an unfinished run has logs."""
+    parts: dict[int, Ids] = {}
+    for number in sorted(examined.history.open):
+        path = order_part(number)
+        opened = examined.opened(path) if path in examined.inventory else None
+        if opened is not None:
+            parts[number] = part_ids(opened.data)
+    return agreements(examined.history, parts, kept_ids(examined)) if parts else {}
+
+
+def _other(step: dict[str, Any], passes: list[dict[str, Any]]) -> str:
+    numbers = {step["pass"], *(number for number, _ in step.get("also", ()))}
+    files = sorted(str(event["file"]) for event in passes if event["pass"] in numbers and event["file"] is not None)
+    return f"the sample ids of step {step['step']} are not those of {' and '.join(files)}"
 
 
 def _ids_of(examined: Examination, event: dict[str, Any]) -> Ids | None:
@@ -90,7 +124,7 @@ def _check_counts(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
             found=str(ids.size),
         )
     if event["multiset"] is not None:
-        found = digest_text(array_digest("ids", np.sort(ids).astype(np.int64)))
+        found = _multiset(ids)
         if found != event["multiset"]:
             yield COUNTS.finding(
                 f"{where}/multiset",
@@ -98,6 +132,69 @@ def _check_counts(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
                 expected=event["multiset"],
                 found=found,
             )
+    yield from _check_windows(event, ids, where)
+
+
+def _check_windows(event: dict[str, Any], ids: Ids, where: str) -> Iterator[Finding]:
+    told = event["windows"]
+    if told is None:
+        return
+    batches, size = int(event["batches"]), batch_size_of(event, ids)
+    if size is not None:
+        lengths = [min(size, int(ids.size) - begin) for begin in range(0, int(ids.size), size)]
+        length, multisets = window_multisets(ids.astype(np.int64), lengths)
+    elif 0 < batches <= told["batches"]:
+        # One window, whatever the batches' sizes.
+        length, multisets = window_multisets(ids.astype(np.int64), [int(ids.size)])
+    else:
+        return
+    if told["batches"] != length or len(told["multisets"]) != len(multisets):
+        yield COUNTS.finding(
+            f"{where}/windows",
+            f"pass {event['pass']} is cut into other windows than its batches give",
+            expected=f"{len(told['multisets'])} of {told['batches']} batches",
+            found=f"{len(multisets)} of {length} batches",
+        )
+        return
+    for index, (expected, found) in enumerate(zip(told["multisets"], multisets, strict=True)):
+        if expected != found:
+            message = f"window {index + 1} of pass {event['pass']} names another multiset of ids"
+            yield COUNTS.finding(f"{where}/windows/multisets/{index}", message, expected=expected, found=found)
+
+
+def _multiset(ids: Ids) -> str:
+    return digest_text(array_digest("ids", np.sort(ids).astype(np.int64)))
+
+
+def _check_resumed(event: dict[str, Any], ids: Ids, walk: OrderWalk) -> Iterator[Finding]:
+    """Count anew what a pass that went on after a cut repeated and skipped."""
+    told, policy = event["resumed"], event["policy"]
+    before = walk.ends.get(event["pass"], {}).get(told["position"])
+    if before is None and policy is not None and policy["batch_size"] is not None and policy["kind"] != "batches":
+        before = int(policy["batch_size"]) * int(told["position"])
+    if before is None or before > ids.size:
+        return
+    found = {"repeated": int(np.isin(ids[before:], ids[:before]).sum())}
+    if policy is not None and policy["length"] is not None:
+        found["skipped"] = int(policy["length"]) - int(np.unique(ids).size)
+    for name, number in found.items():
+        if told[name] not in (None, number):
+            yield COUNTS.finding(
+                f"{TRACE}#/{event['seq']}/resumed/{name}",
+                f"pass {event['pass']} counts other samples as {name} after the cut than its order file shows",
+                expected=str(told[name]),
+                found=str(number),
+            )
+
+
+def _check_parts(examined: Examination) -> Iterator[Finding]:
+    """Check the logs of passes in progress; only an unfinished run has them."""
+    if MANIFEST in examined.inventory:
+        return
+    for number, agreement in part_agreements(examined).items():
+        if agreement.contradicted:
+            message = f"the sample ids logged of pass {number} are not those its steps consumed"
+            yield OTHER_IDS.finding(order_part(number), message)
 
 
 def _has_contract(event: dict[str, Any]) -> bool:
@@ -107,6 +204,12 @@ def _has_contract(event: dict[str, Any]) -> bool:
         and policy["kind"] in ("shuffled", "sequential", "replacement")
         and policy["length"] is not None
     )
+
+
+def _is_uneven(event: dict[str, Any]) -> bool:
+    """Whether a pass says itself that after a cut it repeated or skipped samples, or does not know."""
+    resumed = event.get("resumed", {"repeated": 0, "skipped": 0})
+    return resumed["repeated"] != 0 or resumed["skipped"] not in (0, None)
 
 
 def _check_contract(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
@@ -119,7 +222,7 @@ def _check_contract(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
     if beyond.size:
         message = f"pass {number} holds ids outside the data set"
         yield CONTRACT.finding(where, message, expected=f"0 to {length - 1}", found=str(int(beyond[0])))
-    if policy["replacement"] or policy["kind"] == "replacement":
+    if policy["replacement"] or policy["kind"] == "replacement" or _is_uneven(event):
         return
     values, counts = np.unique(ids, return_counts=True)
     twice = values[counts > 1]
@@ -135,68 +238,6 @@ def _check_contract(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
         yield CONTRACT.finding(where, f"pass {number} is sequential by its policy, and its ids are not")
 
 
-class _Walk:
-    """Cuts the order files into steps as they were consumed, to compare each with its digest.
-
-    Batches that no step followed belong to the next step, even of the next pass.
-    """
-
-    def __init__(self, kept: dict[int, Ids], events: dict[int, dict[str, Any]]) -> None:
-        self.kept = kept
-        self.events = events
-        self._pass: int | None = None
-        self._used = 0
-        self._lost = False
-
-    def advance(self, step: dict[str, Any]) -> bool | None:
-        """Return whether a step's ids are those of its pass; None where that cannot be told."""
-        number = step["pass"]
-        if number not in self.kept:
-            self._pass, self._used, self._lost = number, 0, True
-            return None
-        before = self._left_over(number)
-        if self._pass != number:
-            # Ids that were carried over from a pass whose file is not here make this step unknowable.
-            self._pass, self._used = number, 0
-        end = self._end(step, before)
-        if end is None:
-            return False if self._searched_all() else None
-        found = self._fits(step["ids"], before, end)
-        self._used = end
-        unknowable, self._lost = self._lost, False
-        return None if not found and unknowable else found
-
-    def _left_over(self, number: int) -> np.ndarray[Any, Any]:
-        """Return the ids after the last step of the passes before ``number``."""
-        parts: list[np.ndarray[Any, Any]] = []
-        first = self._pass if self._pass is not None else 1
-        if first != number:
-            for earlier in range(first, number):
-                if earlier in self.kept:
-                    start = self._used if earlier == self._pass else 0
-                    parts.append(self.kept[earlier][start:].astype(np.int64))
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def _end(self, step: dict[str, Any], before: np.ndarray[Any, Any]) -> int | None:
-        ids, policy = self.kept[step["pass"]], self.events[step["pass"]]["policy"]
-        if policy is not None and policy["batch_size"] is not None and policy["kind"] != "batches" and step["position"]:
-            return min(int(policy["batch_size"]) * int(step["position"]), int(ids.size))
-        for end in range(self._used, min(int(ids.size), self._used + _SEARCHED_IDS) + 1):
-            if self._fits(step["ids"], before, end):
-                return end
-        return None
-
-    def _searched_all(self) -> bool:
-        return self._pass is not None and self.kept[self._pass].size - self._used <= _SEARCHED_IDS and not self._lost
-
-    def _fits(self, digest: str, before: np.ndarray[Any, Any], end: int) -> bool:
-        if self._pass is None:
-            return False
-        own = self.kept[self._pass][self._used : end].astype(np.int64)
-        candidates = [own] if not before.size else [np.concatenate([before, own]), own]
-        return any(digest_text(array_digest("ids", ids)) == digest for ids in candidates)
-
-
 OTHER_IDS = register(
     Rule(
         "MA201",
@@ -204,7 +245,8 @@ OTHER_IDS = register(
         Level.ERROR,
         Confidence.CERTAIN,
         Evidence.CONTRADICTED,
-        "The slice of the order file that each step consumed has the digest in the step's event.",
+        "The slice of the order file that each step consumed has the digest in the step's event; where a step took "
+        "batches of several passes, the slices one after the other.",
         "The ids shown are not those the training was fed.",
         "Get the order file again as it was recorded.",
         "run",
@@ -234,7 +276,8 @@ COUNTS = register(
         Level.ERROR,
         Confidence.CERTAIN,
         Evidence.CONTRADICTED,
-        "Number and multiset of a pass's ids are those of its order file.",
+        "Number, multiset and windows of a pass's ids are those of its order file, and so is what it repeated and "
+        "skipped after a cut.",
         "The summary of the pass is not of these ids.",
         "Get the order file again as it was recorded.",
         "run",

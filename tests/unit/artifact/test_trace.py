@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auditor.artifact.trace import GENESIS, TraceWriter
+from auditor.artifact.trace import GENESIS, TraceInUseError, TraceWriter
 
 
 def test_each_line_holds_the_hash_of_the_line_before_it(tmp_path: Path) -> None:
@@ -64,3 +64,35 @@ def test_every_line_outlives_a_killed_process(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program, str(path)])
     assert ended.returncode == -signal.SIGKILL
     assert [json.loads(line)["n"] for line in path.read_bytes().splitlines()] == list(range(50))
+
+
+def test_a_trace_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with TraceWriter(path) as trace:
+        trace.append("note", {"n": 0})
+    with TraceWriter.reopen(path, trace.head, trace.lines) as again:
+        again.append("note", {"n": 1})
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [json.loads(line)["n"] for line in lines] == [0, 1]
+    assert json.loads(lines[1])["prev"] == hashlib.sha256(lines[0]).hexdigest()
+    assert again.lines == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no record locks")
+def test_a_trace_has_one_writer_and_a_killed_one_none(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    program = (
+        "import os, sys, time; from pathlib import Path; from auditor.artifact.trace import TraceWriter\n"
+        "trace = TraceWriter(Path(sys.argv[1]))\n"
+        "if os.fork() == 0: os.close(1); time.sleep(10); os._exit(0)\n"  # a worker outlives its parent
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(TraceInUseError):
+            TraceWriter.reopen(path, GENESIS, 0)
+        process.kill()
+        process.wait()
+        TraceWriter.reopen(path, GENESIS, 0).close()
+        process.stdout.close()

@@ -20,6 +20,7 @@ def test_anchors_and_census(run: Path) -> None:
         "params/layer.weight",
         "optimizer.momentum_buffer/layer.weight",
         "stream.torch/state",
+        "resume/passes.0.ids",
     }
     assert view.anchors[1].values()["epoch"] == 1
     assert [source["name"] for source in view.census["sources"]] == ["params", "optimizer.momentum_buffer"]

@@ -200,7 +200,8 @@ def rest_after(make: Callable[[], DataLoader[Any]], consumed: int, key: str) -> 
     reseed(0)
     walk = Walk(make())
     before = [index for _ in range(consumed) for index in walk.draw()[1]]
-    reason = walk.redraw(rekeyed(key))
+    rekeyed(key)()
+    reason = walk.redraw()
     assert reason is None
     rest = []
     for batch, ids in drain(walk):
@@ -293,7 +294,8 @@ def test_a_generator_of_its_own_is_honoured(name: str) -> None:
             if seed is not None:
                 getattr(loader.batch_sampler.sampler, "generator").manual_seed(seed)  # noqa: B009
 
-        assert walk.redraw(rekey) is None
+        rekey()
+        assert walk.redraw() is None
         return [index for _, ids in drain(walk) for index in ids]
 
     assert rest(1) == rest(1)
@@ -307,7 +309,8 @@ def test_an_order_that_cannot_be_redrawn_is_kept_and_said() -> None:
     reseed(0)
     walk = Walk(LOADERS["own batches"]())
     first = [walk.draw()[1], walk.draw()[1]]
-    reason = walk.redraw(rekeyed("0/1"))
+    rekeyed("0/1")()
+    reason = walk.redraw()
     assert "Pairs" in reason
     assert "order was kept" in reason
     assert first + [ids for _, ids in drain(walk)] == expected
@@ -325,7 +328,7 @@ def test_the_loader_is_itself_again_in_the_next_pass() -> None:
     walk = Walk(loader)
     walk.draw()
     walk.draw()
-    walk.redraw(lambda: None)
+    walk.redraw()
     walk.close()
     assert walk.loader is None, "a walk that is over holds no loader"
     assert sorted(index for _, ids in drain(Walk(loader)) for index in ids) == list(range(SIZE))

@@ -14,16 +14,18 @@ from auditor.recorder.recording import Recording
 from auditor.replay.reach import reach
 from auditor.state.streams import Preserved, global_streams
 
+KINDS = ("epochs", "passes", "steps", "epochs, evaluated", "steps, evaluated")
+
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunView]]:
-    """Epochs over a loader, a loader without run.epochs, a loop without a loader."""
+    """Epochs over a loader, a loader without run.epochs, a loop without a loader; with evaluations inside."""
     home = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, Preserved(global_streams()):
         patch.setenv("MEMAUDIT_HOME", str(home / "keys"))
-        for name in ("epochs", "passes", "steps"):
+        for name in KINDS:
             record(home / name, name)
-        yield {name: RunView.open(home / name) for name in ("epochs", "passes", "steps")}
+        yield {name: RunView.open(home / name) for name in KINDS}
 
 
 def record(path: Path, kind: str) -> None:
@@ -40,9 +42,24 @@ def record(path: Path, kind: str) -> None:
             optimizer.step()
             run.step()
 
-        if kind == "steps":
-            for _ in run.steps(9):
+        def evaluate() -> None:
+            for (batch,) in run.batches(held_out):
+                model(batch)
+
+        held_out = DataLoader(TensorDataset(torch.arange(4.0).reshape(4, 1)), batch_size=2)
+        if kind in ("steps", "steps, evaluated"):
+            for index in run.steps(9):
                 step(torch.rand(2, 1))
+                if kind == "steps, evaluated" and index % 3 == 0:
+                    evaluate()
+            return
+        if kind == "epochs, evaluated":
+            for _ in run.epochs(3):
+                for index, (batch,) in enumerate(run.batches(loader)):
+                    step(batch)
+                    if index == 0:
+                        evaluate()
+                evaluate()
             return
         for _ in run.epochs(3) if kind == "epochs" else range(3):
             for (batch,) in run.batches(loader):
@@ -80,6 +97,16 @@ def test_at_a_passes_end_the_fork_lies_at_the_next_passes_start(recordings: dict
 def test_a_loop_without_a_loader(recordings: dict[str, RunView], at: int, step: int) -> None:
     found = reach(recordings["steps"], at, 1)
     assert (found.where, found.anchor["step"]) == ("step", step)
+
+
+@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("kind", ["epochs", "steps"])
+def test_an_evaluation_inside_changes_nothing(recordings: dict[str, RunView], kind: str, at: int) -> None:
+    plain, evaluated = (reach(recordings[name], at, 1) for name in (kind, f"{kind}, evaluated"))
+    assert plain.where == evaluated.where
+    # Where an evaluation follows an epoch, the anchor at that step is the evaluation's, which cannot be entered.
+    assert evaluated.anchor["step"] == plain.anchor["step"] or at in (3, 6)
+    assert set(evaluated.anchor["files"]) == {"tensors.safetensors", "values.json"}
 
 
 def test_passes_outside_run_epochs_are_reached_from_the_start(recordings: dict[str, RunView]) -> None:

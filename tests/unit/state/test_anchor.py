@@ -51,13 +51,13 @@ class Program:
         streams = {f"stream.{stream.name}": stream.digest() for stream in self.watched.streams()}
         return {source.name: source.read().digest() for source in self.watched.sources()} | streams
 
-    def snapshot(self, **more: Any) -> Snapshot:
+    def snapshot(self, resume: Any = None) -> Snapshot:
         return Snapshot(
             PLACE,
             {source.name: source.read() for source in self.watched.sources()},
             {stream.name: stream.read() for stream in self.watched.streams()},
             {"model": evaluation_modes(self.model)},
-            **more,
+            resume,
         )
 
     def restore(self, anchor: Anchor) -> list[str]:
@@ -127,15 +127,20 @@ def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
     assert program.digests() == expected
 
 
-def test_the_loaders_state_comes_back(tmp_path: Path) -> None:
-    tensors = {"before_iter/torch/state": torch.arange(4), "before_draw/torch/state": torch.arange(3)}
-    values = {"before_iter": {"torch": None}, "before_draw": {"torch": None}}
-    files = Program(0).snapshot(loader=values, loader_tensors=tensors).write(tmp_path / "a")
-    anchor = Anchor.read(tmp_path / "a", files)
-    assert anchor.values["loader"] == values
-    assert {name: tensor.tolist() for name, tensor in anchor.loader_tensors.items()} == {
-        name: tensor.tolist() for name, tensor in tensors.items()
-    }
+def test_what_else_is_needed_to_go_on_comes_back(tmp_path: Path) -> None:
+    resume = {"passes": [{"moments": {"torch": torch.arange(4)}, "position": 3}], "contents": [b"\x00\xff", None]}
+    files = Program(0).snapshot(resume=resume).write(tmp_path / "a")
+    back = Anchor.read(tmp_path / "a", files).resume
+    assert back["passes"][0]["moments"]["torch"].tolist() == [0, 1, 2, 3]
+    assert (back["passes"][0]["position"], back["contents"]) == (3, [b"\x00\xff", None])
+
+
+def test_an_anchor_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "in the way").touch()
+    with pytest.raises(OSError, match="not empty"):
+        Program(0).snapshot().write(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "values.json"])
@@ -180,7 +185,7 @@ def test_another_program_is_refused(taken: tuple[Program, Path, dict[str, str]])
 @pytest.mark.parametrize("dtype", [name for name, _ in DTYPES.values()])
 def test_what_torch_writes_the_strict_reader_reads(tmp_path: Path, dtype: str) -> None:
     tensor = torch.tensor([0, 1] * 8, dtype=torch.uint8).view(getattr(torch, dtype))
-    Snapshot(PLACE, {"queue": Reading({"value": tensor})}, {}, {}).write(tmp_path / "a")
+    Snapshot(PLACE, {"queue": Reading({"value": tensor})}, {}, {}, None).write(tmp_path / "a")
     stored = read((tmp_path / "a" / "tensors.safetensors").read_bytes(), "x")["queue/value"]
     assert tensor_digest("value", stored.dtype, stored.shape, stored.data) == torch_digest("value", tensor)
 

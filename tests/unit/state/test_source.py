@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from auditor.errors import MemauditError
-from auditor.state.source import HIDDEN, Reading, copy_into, half_life_of
+from auditor.state.half_life import half_life_of
+from auditor.state.source import HIDDEN, Reading, UncapturedSource, copy_into
 from auditor.state.stateful import TensorSource
 
 
@@ -48,4 +49,12 @@ def test_another_program_is_refused_by_the_tensor(stored: dict, where: str, why:
 def test_a_census_entry() -> None:
     source = TensorSource("queue", "queue", torch.zeros(1))
     expected = {"name": "queue", "kind": "queue", "lifetime": "the run", "half_life": None, "visibility": HIDDEN}
-    assert source.describe() == expected
+    assert source.describe() == {**expected, "captured": True, "reason": None}
+
+
+def test_what_is_not_captured_says_why_and_is_left_alone() -> None:
+    source = UncapturedSource("other.cache", "other", "a tensor of kind sparse_coo")
+    entry = source.describe()
+    assert (entry["captured"], entry["reason"]) == (False, "a tensor of kind sparse_coo")
+    assert source.read() == Reading({})
+    source.restore(Reading({}))

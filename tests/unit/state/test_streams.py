@@ -42,6 +42,11 @@ def every_stream() -> list[tuple[Stream, Draw]]:
         (TorchStream(), lambda: (torch.rand(1).item(), torch.randn(3).tolist())),
         (GeneratorStream("loader", own), lambda: torch.randn(3, generator=own).tolist()),
     ]
+    state, twister = np.random.RandomState(5), random.Random(5)
+    found += [
+        (NumpyStream("state", state), lambda: (state.random_sample(), state.standard_normal())),
+        (PythonStream("random", twister), lambda: (twister.random(), twister.gauss(0, 1))),
+    ]
     for kind in KINDS:
         generator = np.random.Generator(kind(5))
         found.append(
@@ -142,3 +147,23 @@ def test_seeding_everything_is_what_the_libraries_do() -> None:
     np.random.seed(7)
     torch.manual_seed(2**40 + 7)
     assert (random.random(), np.random.random(), torch.rand(1).item()) == drawn
+
+
+def test_torchs_generators_tell_their_seed_even_after_a_restore() -> None:
+    own = torch.Generator().manual_seed(3)
+    stream = GeneratorStream("own", own)
+    held = copied(stream.read())
+    own.manual_seed(4)
+    assert stream.initial_seed() == 4
+    stream.restore(held)
+    assert stream.initial_seed() == 3
+    assert PythonStream().initial_seed() is None
+
+
+def test_a_generators_digest_follows_every_change() -> None:
+    for stream, draw in every_stream():
+        for _ in range(3):
+            before = stream.digest()
+            assert stream.digest() == before == stream.read().digest()
+            draw()
+            assert stream.digest() == stream.read().digest() != before
