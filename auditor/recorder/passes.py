@@ -74,6 +74,7 @@ class Continued:
 
     number: int
     position: int
+    first: int
     ids: list[int] | None
     """What was consumed in it before the cut, in order; None where that is not known."""
 

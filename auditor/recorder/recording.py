@@ -80,6 +80,7 @@ class Recording(Session):
         self._environment = environment.describe()
         self._stored: list[str] = []
         self._last_anchor: tuple[int, str] | None = None
+        self._anchor_is_due = False
         self._reopened: Reopened | None = None
         self._resumed_by_program = False
         if can_resume(settings):
@@ -166,7 +167,9 @@ class Recording(Session):
         self.clock.step = step
         if number is not None and position:
             ids = reopened.view.order(number)
-            self.continued = Continued(number, position, None if ids is None else ids.astype(np.int64).tolist())
+            first = next((event["first"] for event in reopened.view.passes() if event["pass"] == number), step + 1)
+            known = None if ids is None else ids.astype(np.int64).tolist()
+            self.continued = Continued(number, position, first, known)
 
     def break_off(self, error: Exception) -> None:
         """Stop recording after a failure; what was written stays and is told as unfinished by a verifier."""
@@ -181,13 +184,17 @@ class Recording(Session):
     @_guarded
     def before_pass(self, new: Pass) -> None:
         """Take the anchor of the pass's start."""
-        first = self.clock.step == 0
         if self.open:
             return  # inside another pass: a fresh process could not come back to here
-        if self._last_anchor not in ((self.clock.step, "start"), (self.clock.step, "pass")) and (
-            first or _anchored(new.number)
-        ):
-            self._anchor("start" if first else "pass", beginning=new)
+        first = self.clock.step == 0 and self._last_anchor is None
+        due = first or _anchored(new.number - 1 if new.epoch is None else new.epoch)
+        if self.clock.iteration is not None:
+            # Somewhere in the body of a loop over steps: a fresh process comes back where the next iteration begins.
+            self._anchor_is_due |= due and not first
+        elif due and self._last_anchor not in ((self.clock.step, "start"), (self.clock.step, "pass")):
+            at = "start" if first else "pass"
+            if not self.uses_epochs or self._entrance(at) is not None:
+                self._anchor(at, beginning=new)
         self._collect(wait=True)  # workers are forked next: the writing thread is not to be there then
 
     @_guarded
@@ -278,7 +285,8 @@ class Recording(Session):
     def between(self) -> None:
         """Take an anchor where one is due inside a pass or loop."""
         every = self.settings.anchor_every
-        if every is not None and self.clock.step % every == 0:
+        if self._anchor_is_due or (every is not None and self.clock.step % every == 0):
+            self._anchor_is_due = False
             self._anchor("step")
 
     def _seal(self) -> None:
@@ -457,9 +465,8 @@ class Recording(Session):
         )
 
 
-def _anchored(number: int) -> bool:
-    """Whether pass ``number`` (from 1) begins with an anchor: all of the first 16, then every 2nd, 4th, 8th, …"""
-    index = number - 1
+def _anchored(index: int) -> bool:
+    """Whether pass or epoch ``index`` (from 0) begins with an anchor: the first 16 do, then every 2nd, 4th, 8th, …"""
     return index % (1 << (index // 16).bit_length()) == 0
 
 

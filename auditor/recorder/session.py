@@ -145,7 +145,8 @@ class Session(ABC):
         continued, self.continued = self.continued, None
         new = Pass(self.clock.passes + 1, self.clock.epoch, number, self.clock.step + 1)
         if continued is not None:
-            new.number, new.position, new.resumed_at = continued.number, continued.position, continued.position
+            new.number, new.first, new.position = continued.number, continued.first, continued.position
+            new.resumed_at = continued.position
         else:
             self.before_pass(new)
             self.clock.passes = new.number
