@@ -49,6 +49,7 @@ def census(view: RunView) -> dict[str, Any]:
     ``bytes`` counts the tensors as they are stored and the other values as canonical JSON.
     """
     from auditor.artifact.canonical import canonical_bytes
+    from auditor.evidence.orders import orders
 
     anchor = view.anchors[-1] if view.anchors else None
     tensors = anchor.tensors() if anchor is not None else {}
@@ -76,15 +77,21 @@ def census(view: RunView) -> dict[str, Any]:
                 "tensors": sorted(own),
             }
         )
-    return {"format": FORMAT, "run": _facts(view), "sources": sources, "streams": view.census["streams"]}
+    return {
+        "format": FORMAT,
+        "run": _facts(view),
+        "sources": sources,
+        "streams": view.census["streams"],
+        "orders": orders(view),
+    }
 
 
 def _facts(view: RunView) -> dict[str, Any]:
     end = view.trace.end or {}
     return {
         "status": end.get("status", "unfinished"),
-        "steps": len(view.trace.of("step")),
-        "passes": len(view.trace.of("pass")),
+        "steps": view.history.step,
+        "passes": len(view.passes()),
         "anchors": [anchor.step for anchor in view.anchors],
         "seed": view.start["seed"],
     }
@@ -143,6 +150,14 @@ def _text(document: dict[str, Any], hyper: dict[str, str], run: Path, style: Sty
         if stream["consumers"]:
             lines.append(f"    draws: {escape('; '.join(stream['consumers']))}")
         lines += [style.paint(f"    warning: {escape(warning)}", _YELLOW) for warning in stream["warnings"]]
+    if document["orders"]:
+        lines += ["", heading("data order", style=style)]
+    for order in document["orders"]:
+        name = "loader" if order["loader"] == 1 else f"loader[{order['loader']}]"
+        passes = count(order["passes"], "pass", "passes")
+        seen = f"{escape(order['seen'])}: {escape(order['why'])}" if order["seen"] else escape(order["why"])
+        lines.append(f"  {name}, {passes} by {escape(order['sampler'] or 'a sampler nobody knows')}: {seen}")
+        lines += [style.paint(f"    {escape(note)}", _YELLOW) for note in order["notes"]]
     lines += ["", f"next: memaudit verify {escape(str(run))}"]
     return "\n".join(lines)
 

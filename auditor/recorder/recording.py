@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.digest import ALGORITHM, array_digest, digest_text
 from auditor.artifact.run_directory import ANCHORS, ENVIRONMENT, TRACE
 from auditor.artifact.trace import FORMAT as TRACE_FORMAT
 from auditor.artifact.trace import TraceWriter
-from auditor.artifact.windows import multiset, window_multisets
 from auditor.errors import MemauditError
 from auditor.evidence.keys import SigningKey, load_or_create_default, load_private
 from auditor.evidence.manifest import RUN, write_manifest
@@ -31,8 +29,8 @@ from auditor.recorder import environment
 from auditor.recorder.anchor_writer import AnchorWriter
 from auditor.recorder.entry import Entry, gradients
 from auditor.recorder.journal import Journal
-from auditor.recorder.order import Walk
 from auditor.recorder.order_log import OrderLog
+from auditor.recorder.pass_events import iter_members, known_ids, pass_members
 from auditor.recorder.passes import Continued, Pass
 from auditor.recorder.resuming import Reopened, can_resume, reopen
 from auditor.recorder.session import Session
@@ -116,7 +114,7 @@ class Recording(Session):
 
     def _go_on(self, reopened: Reopened) -> None:
         """Come back to the last anchor of a run that was cut, or wait for the program to say where it goes on."""
-        self._stored = [anchor.path for anchor in reopened.view.anchors]
+        self._stored = [record.event["path"] for record in reopened.view.history.anchors if record.is_kept]
         _tell(*reopened.told)
         if not reopened.same_numerics:
             _tell("another numerics class than before the cut: the bits from here on may be other ones than they were")
@@ -171,6 +169,21 @@ class Recording(Session):
             known = None if ids is None else ids.astype(np.int64).tolist()
             self.continued = Continued(number, position, first, known)
 
+    @property
+    def _waits_for_program(self) -> bool:
+        return self._reopened is not None and self.settings.resume == "program" and not self._resumed_by_program
+
+    def check_begin(self) -> None:
+        """Refuse to go on where the program has not said from which step it does."""
+        super().check_begin()
+        if self._waits_for_program:
+            raise MemauditError(
+                "the program has not said where it goes on",
+                where="run.resumed(…)",
+                why='the recording was opened with resume="program", and the run directory holds an unfinished run',
+                next_step="call run.resumed(step) before the loop, with the step of the checkpoint that was loaded",
+            )
+
     def break_off(self, error: Exception) -> None:
         """Stop recording after a failure; what was written stays and is told as unfinished by a verifier."""
         self.broken = True
@@ -200,61 +213,21 @@ class Recording(Session):
     @_guarded
     def after_iter(self, new: Pass) -> None:
         """Write the event of the pass's begin."""
-        loader = None if new.walk is None else new.walk.loader
-        workers = None
-        if isinstance(loader, DataLoader) and loader.num_workers:
-            init = loader.worker_init_fn
-            workers = {
-                "count": loader.num_workers,
-                "persistent": loader.persistent_workers,
-                "init": None if init is None else getattr(init, "__qualname__", type(init).__qualname__),
-            }
-        seed = None if new.walk is None else new.walk.base_seed
-        self._journal.iter(
-            {
-                "pass": new.number,
-                "epoch": new.epoch,
-                "loader": new.loader,
-                "base_seed": None if seed is None else str(seed),
-                "workers": workers,
-            },
-            self.sources(),
-            self.streams(),
-        )
+        self._journal.iter(iter_members(new), self.sources(), self.streams())
 
     @_guarded
     def after_pass(self, old: Pass, *, complete: bool) -> None:
         """Write the order file and the pass event."""
-        walk = old.walk
-        if walk is None:
+        if old.walk is None:
             return
-        known = walk.has_ids and (bool(walk.delivered) or old.position == 0)
-        ids = np.asarray(walk.delivered, dtype=np.int64)
+        ids = known_ids(old, old.walk)
         file = sha256 = None
-        if known and self.settings.order == "ids":
+        if ids is not None and self.settings.order == "ids":
             file, sha256 = self._order.finish(old.number, ids)
         else:
             self._order.forget(old.number)
-        resumed = {} if old.resumed_at is None else {"resumed": _resumed(old.resumed_at, walk, complete=complete)}
-        self._trace.append(
-            "pass",
-            {
-                **resumed,
-                "pass": old.number,
-                "epoch": old.epoch,
-                "loader": old.loader,
-                "first": old.first,
-                "last": self.clock.step,
-                "batches": old.position,
-                "samples": len(ids) if known else None,
-                "complete": complete,
-                "policy": walk.policy,
-                "file": file,
-                "sha256": sha256,
-                "multiset": multiset(ids) if known else None,
-                "windows": _windows(ids, walk.lengths) if known else None,
-            },
-        )
+        members = pass_members(old, old.walk, ids, last=self.clock.step, complete=complete)
+        self._trace.append("pass", {**members, "file": file, "sha256": sha256})
 
     # Steps.
 
@@ -410,7 +383,7 @@ class Recording(Session):
 
     @_guarded
     def _finish(self, error: BaseException | None) -> None:
-        if self.waits_for_entry:
+        if self.waits_for_entry or self._waits_for_program:
             _tell(
                 "the program ended before it came to where the run was to go on",
                 f"{self._directory} stays as it was, an unfinished run",
@@ -468,27 +441,6 @@ class Recording(Session):
 def _anchored(index: int) -> bool:
     """Whether pass or epoch ``index`` (from 0) begins with an anchor: the first 16 do, then every 2nd, 4th, 8th, …"""
     return index % (1 << (index // 16).bit_length()) == 0
-
-
-def _resumed(position: int, walk: Walk, *, complete: bool) -> dict[str, Any]:
-    """Return what a pass that went on after a cut did again and left out (docs/run-directory.md, "Cuts")."""
-    if not walk.has_ids:
-        return {"position": position, "repeated": None, "skipped": None}
-    cut = sum(walk.lengths[:position])
-    before, policy = set(walk.delivered[:cut]), walk.policy
-    once = policy["kind"] in ("shuffled", "sequential") and not policy["replacement"] and not policy["drop_last"]
-    told = once and complete and policy["length"] is not None
-    return {
-        "position": position,
-        "repeated": sum(1 for sample in walk.delivered[cut:] if sample in before),
-        "skipped": policy["length"] - len(set(walk.delivered)) if told else None,
-    }
-
-
-def _windows(ids: np.ndarray[Any, Any], lengths: list[int]) -> dict[str, Any]:
-    """Return the multisets of a pass's windows, as its event holds them."""
-    batches, multisets = window_multisets(ids, lengths)
-    return {"batches": batches, "multisets": multisets}
 
 
 def _new_directory(path: Path) -> Path:

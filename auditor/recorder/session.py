@@ -197,10 +197,13 @@ class Session(ABC):
         self.clock.iteration = None
 
     def _begin(self) -> None:
-        """Check, once, when the loop begins, what the script has shown."""
         if not self._begun:
             self._begun = True
-            self.check_probes()
+            self.check_begin()
+
+    def check_begin(self) -> None:
+        """Check, once, when the loop begins, what the script has shown."""
+        self.check_probes()
 
     def boundary(self, of: Pass | None = None) -> None:
         """Act between a step and the next batch: once a step, where a loop that the step closed in goes on.
@@ -254,6 +257,7 @@ class Session(ABC):
         MemauditError
             If the program is not where it was to come back to: it would train from the start, unseen.
         """
+        self._begin()
         if self.waits_for_entry:
             raise MemauditError(
                 "the program took a step before the place it was to come back to",
