@@ -113,11 +113,10 @@ class Loaders:
         return {number: loader for number, loader in found.items() if loader is not None}
 
     def worker_streams(self) -> list[WorkerStream]:
-        """Return one stream a worker of the loaders that are alive or not met yet."""
+        """Return one stream a worker of every loader."""
         return [
             WorkerStream(_worker_stream(number, worker), self.tables[number], worker)
             for number, seen in sorted(self._prints.items())
-            if number not in self._known or self._known[number]() is not None
             for worker in range(seen["workers"])
         ]
 

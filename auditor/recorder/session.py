@@ -66,6 +66,8 @@ class Session(ABC):
         """The anchor to come back to, if there is one."""
         self.continued: Continued | None = None
         """The pass that the program itself goes on with, until it begins."""
+        self._met: dict[str, Stream] = {}
+        self._consumers: dict[str, dict[str, None]] = {}
         self.reseeding = Reseeding()
         self._batch_size: int | None = None
         self._begun = False
@@ -304,8 +306,13 @@ class Session(ABC):
         return self.watched.sources()
 
     def main_streams(self) -> list[Stream]:
-        """Return the random streams of this process."""
-        return self.watched.streams(self.loaders.alive())
+        """Return the random streams of this process, those of loaders that are gone among them.
+
+        They stay in the contract; and a program that builds its loader in a function has let go of it at the end.
+        """
+        for stream in self.watched.streams(self.loaders.alive()):
+            self._met[stream.name] = stream
+        return list(self._met.values())
 
     def streams(self) -> list[Stream]:
         """Return the random streams, with those of loaders' workers, and those an anchor holds for later."""
@@ -334,9 +341,14 @@ class Session(ABC):
         return self.watched.modules()
 
     def contract_of(self, streams: list[Stream]) -> list[dict[str, Any]]:
-        """Return the RNG contract."""
+        """Return the RNG contract; who drew from a stream once stays named, also after a loader is gone."""
         modules = list(self.modules().values())
-        return contract.describe(streams, self.settings, modules, self.loaders.alive(), self.reseeding)
+        entries = contract.describe(streams, self.settings, modules, self.loaders.alive(), self.reseeding)
+        for entry in entries:
+            known = self._consumers.setdefault(entry["name"], {})
+            known.update(dict.fromkeys(entry["consumers"]))
+            entry["consumers"] = list(known)
+        return entries
 
     def write_step(self, journal: Journal, loss: Any, *, leaves: bool = False) -> None:
         """Count and write one step event."""

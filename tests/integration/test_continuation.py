@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from auditor.evidence.run_view import RunView
 from tests.support.continuation import enterable, go_on, record
 
 CASES = [
@@ -15,6 +16,8 @@ CASES = [
     "workers-own-foreach",
     "persistent-rmsprop",
     "persistent-own",
+    "persistent-keyed",
+    "plain-keyed",
     "stream",
     "stream-workers",
     "stream-persistent",
@@ -45,3 +48,12 @@ def test_every_step_after_an_anchor_is_equal_in_every_digest(tmp_path: Path, cas
     assert inside
     for anchor in (inside[len(inside) // 2], *starts[1:2]):
         assert go_on(tmp_path, case, anchor) is None, anchor
+
+
+def test_state_that_a_data_set_keeps_inside_its_workers_is_named(tmp_path: Path) -> None:
+    assert record(tmp_path, "workers-stateful").returncode == 0
+    streams = {stream["name"]: stream for stream in RunView.open(tmp_path / "run").census["streams"]}
+    for worker in ("loader.worker0", "loader.worker1"):
+        assert streams[worker]["warnings"] == [
+            "the data set keeps state inside its workers, which no anchor holds: served"
+        ]

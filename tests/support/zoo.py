@@ -79,8 +79,12 @@ def network(dropout=0.2):
 def loader_of(case, data=None):
     words = case.split("-")
     workers = 2 if "workers" in words or "persistent" in words else 0
+    if data is None:
+        data = Streamed() if "stream" in words else Augmented(stateful="stateful" in words)
+    if "keyed" in words:
+        data = auditor.KeyedDataset(data, seed=4)
     return DataLoader(
-        Streamed() if "stream" in words else data or Augmented(stateful="stateful" in words),
+        data,
         batch_size=4,
         shuffle=None if "stream" in words else True,
         num_workers=workers,
