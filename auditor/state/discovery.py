@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from auditor.state.places import PlacedSource
 from auditor.state.pulse import Pulse
 from auditor.state.source import Source, UncapturedSource
 from auditor.state.stateful import CONTAINERS, ContainerSource, Stateful, StatefulSource, TensorSource
-from auditor.state.survey import Memory, Place, Survey, Surveyor, registered_places
+from auditor.state.survey import OPTIMIZER_HOOKS, Memory, Place, Survey, Surveyor, registered_places
 
 # What torch.optim.Optimizer itself puts on an optimizer.
 _OPTIMIZER_INTERNALS = frozenset(vars(torch.optim.SGD([torch.zeros(1)], lr=0.1))) | {
@@ -71,7 +72,7 @@ class Finder:
         self._memories = memories
         self._on_failure = on_failure
         self._batch_size = batch_size
-        self._known = Known(_registered(objects))
+        self._known = Known(placed=_registered(objects))
         self._entered = {id(thing) for thing in objects.values()} | {
             id(layer) for thing in objects.values() if isinstance(thing, nn.Module) for layer in thing.modules()
         }
@@ -176,25 +177,28 @@ class Finder:
             if unnamed:
                 source = self._placed("params", "params", keyword, unnamed, [])
                 yield Found("params of optimizers", keyword, "params", source, bracketed=True)
-        for name in watched.slots():
+        # A wrapper may hand out what it wraps as its own: `state` as a property. Said once, under the wrapper's name.
+        same_state = any(optimizer.state is other.state for other in seen)
+        for name in [] if same_state else watched.slots():
             yield slot(name, SlotSource("", watched, name))
-        for name in watched.own_keys():
+        for name in [] if same_state else watched.own_keys():
             yield slot(name, KeySource("", watched, name))
-        if watched.unlisted():
-            yield slot("unlisted", UncapturedSource("", "optimizer", "state of tensors that are in no parameter group"))
+        unlisted = None if same_state else watched.unlisted()
+        if unlisted is not None:
+            yield slot("unlisted", UncapturedSource("", "optimizer", unlisted))
         shared = any(optimizer.param_groups is other.param_groups for other in seen)
         for name in [] if shared else watched.hyper_names():
             yield Found("hyper", keyword, f"hyper.{prefix}{name}", HyperSource("", watched, name))
-        if not type(optimizer).__module__.startswith("torch.optim."):
-            yield from self._on_optimizer(keyword, optimizer, prefix, (*seen, optimizer))
+        yield from self._on_optimizer(keyword, optimizer, prefix, (*seen, optimizer))
 
     def _on_optimizer(
         self, keyword: str, optimizer: torch.optim.Optimizer, prefix: str, seen: tuple[Any, ...]
     ) -> Iterator[Found]:
-        """Yield what a third-party optimizer keeps in plain attributes, and what is inside an optimizer it wraps."""
+        """Yield what hooks remember, a third-party optimizer's plain attributes, and what is in one that it wraps."""
+        torchs_own = type(optimizer).__module__.startswith("torch.optim.")
         inner = {
             name: value
-            for name, value in vars(optimizer).items()
+            for name, value in ({} if torchs_own else vars(optimizer)).items()
             if isinstance(value, torch.optim.Optimizer) and all(value is not other for other in seen)
         }
         for name, value in inner.items():
@@ -204,8 +208,17 @@ class Finder:
             id(part) for each in (*seen, *inner.values()) for part in (each, each.state, each.param_groups)
         }
         surveyor = Surveyor(self._known, skipped, self._memory(keyword), strict=False)
-        surveyor.attributes(optimizer, prefix.removesuffix("."), hidden=_OPTIMIZER_INTERNALS | inner.keys())
+        if not torchs_own:
+            surveyor.attributes(optimizer, prefix.removesuffix("."), hidden=_OPTIMIZER_INTERNALS | inner.keys())
+        surveyor.hooks(optimizer, prefix.removesuffix("."), OPTIMIZER_HOOKS)
         self._feel(surveyor.found)
+        modules_kept: dict[str, list[Place]] = {}
+        for place in surveyor.found.registered:
+            kept = prefix + place.path.removeprefix(prefix).partition(".")[0]
+            modules_kept.setdefault(kept, []).append(place)
+        for path, places in modules_kept.items():
+            source = self._placed("", "optimizer", keyword, places, [])
+            yield Found("optimizer", keyword, f"optimizer.{path}", source)
         for place in surveyor.found.places:
             source = self._placed("", "optimizer", keyword, [], [place])
             yield Found("optimizer", keyword, f"optimizer.{place.path}", source)
@@ -269,6 +282,7 @@ class Finder:
 
     def _feel(self, survey: Survey) -> None:
         self.pulse.containers(survey.sizes, survey.filled)
+        self.pulse.entered(survey.entered)
         self.pulse.places([*survey.places, *survey.types])
 
     def _queue_decay(self, held: list[Any]) -> Callable[[], float | None]:
@@ -295,16 +309,17 @@ def trained_modules(objects: Mapping[str, Any]) -> dict[str, nn.Module]:
     return {name: module for name, module in found.items() if module_kind(name, module) == "params"}
 
 
-def _registered(objects: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor that is registered somewhere, under a name that another process finds it by."""
+def _registered(objects: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield where every registered tensor is found, under a name that another process finds it by."""
     for keyword, thing in objects.items():
         if isinstance(thing, nn.Module):
             for place in registered_places(thing):
-                yield f"{keyword}/{place.path}", place.value()
+                yield f"{keyword}/{place.path}", place.value
         elif isinstance(thing, torch.Tensor):
-            yield f"{keyword}/value", thing
+            yield f"{keyword}/value", partial(objects.get, keyword)
     for keyword, thing in objects.items():
         if isinstance(thing, torch.optim.Optimizer):
             for index, group in enumerate(thing.param_groups):
-                for position, parameter in enumerate(group["params"]):
-                    yield f"/{keyword}/group{index}.param{position}", parameter
+                for position in range(len(group["params"])):
+                    name = f"/{keyword}/group{index}.param{position}"
+                    yield name, Place(name, group["params"], position).value

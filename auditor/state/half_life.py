@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,16 +65,17 @@ def own_half_life(thing: object) -> float | None:
     """Return the half-life that follows from what an averaging object says of itself.
 
     Read are ``decay``, ``ema_decay``, ``momentum``, ``m`` and ``alpha`` between 0.5 and 1: the share of itself that it
-    keeps at an update (below that nobody can tell which share is meant); and ``tau``, the share that it takes over.
+    keeps at an update (below that nobody can tell which share is meant); and ``tau``, the share that it takes over. A
+    property is not asked: that would run the program's code.
     """
     if isinstance(thing, AveragedModel):
         decay = averaging_decay(thing)
         return None if decay is None else half_life_of(decay)
     for name in ("decay", "ema_decay", "momentum", "m", "alpha"):
-        value = _number(getattr(thing, name, None))
+        value = _number(inspect.getattr_static(thing, name, None))
         if value is not None and 0.5 <= value < 1.0:
             return half_life_of(value)
-    tau = _number(getattr(thing, "tau", None))
+    tau = _number(inspect.getattr_static(thing, "tau", None))
     return None if tau is None else half_life_of(1.0 - tau)
 
 
@@ -91,9 +92,10 @@ def queue_half_life(length: int | None, batch_size: int | None) -> float | None:
 
 
 def queue_length(thing: object) -> int | None:
-    """Return how many entries a queue holds when it is full: its longest side, if it is a tensor; else unknown."""
-    if isinstance(thing, deque):
-        return thing.maxlen
+    """Return how many samples a queue holds when it is full: its longest side, if it is a tensor or array.
+
+    Of a deque it is not known whether an entry is a sample, a batch or a number a step.
+    """
     shape = getattr(thing, "shape", ())
     return max(shape) if len(shape) and max(shape) > 1 else None
 

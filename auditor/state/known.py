@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,14 +18,25 @@ class Known:
 
     An RNN's ``_flat_weights`` are its parameters, ``p.data`` lies where ``p`` does, and an optimizer may keep a list
     of what it moves: none of these is a memory source of its own.
+
+    Parameters
+    ----------
+    named
+        Tensors by name.
+    placed
+        Names with functions that give what is registered under them now (None: nothing any more). A buffer may be
+        bound anew at every step, and what refers to the one before it refers to nothing registered.
     """
 
-    def __init__(self, named: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] = ()) -> None:
-        self._tensors: dict[str, torch.Tensor] = {}
+    def __init__(
+        self, named: Mapping[str, torch.Tensor] | None = None, placed: Iterable[tuple[str, Callable[[], Any]]] = ()
+    ) -> None:
+        self._now: dict[str, Callable[[], Any]] = {name: partial(_same, each) for name, each in (named or {}).items()}
+        self._now.update(placed)
         self._by_id: dict[int, str] = {}
         self._by_place: dict[Key, str] = {}
-        for name, tensor in dict(named).items():
-            self._tensors[name] = tensor
+        for name, now in self._now.items():
+            tensor = now()
             self._by_id.setdefault(id(tensor), name)
             key = _key(tensor)
             if key is not None:
@@ -38,15 +51,18 @@ class Known:
 
     def alias(self, tensor: torch.Tensor) -> tuple[str, bool] | None:
         """Return the name of a tensor and whether it is only its memory (``p.data``); None if it is not known."""
-        if not self._tensors:
+        if not self._now:
             return None
         name = self._by_id.get(id(tensor))
-        if name is not None and self._tensors[name] is tensor:
+        if name is not None and self._now[name]() is tensor:
             return name, False
         key = _key(tensor)
         name = None if key is None else self._by_place.get(key)
+        if name is None:
+            return None
         # Asked again: memory may have been given back and used for something else since.
-        return (name, True) if name is not None and _key(self._tensors[name]) == key else None
+        registered = self._now[name]()
+        return (name, True) if registered is not None and _key(registered) == key else None
 
     def named(self, name: str, *, detached: bool) -> torch.Tensor:
         """Return the tensor of that name, or another tensor over its memory.
@@ -56,17 +72,22 @@ class Known:
         MemauditError
             If the program has none.
         """
-        if name not in self._tensors:
+        tensor: torch.Tensor | None = self._now[name]() if name in self._now else None
+        if tensor is None:
             raise MemauditError(
                 "the anchor refers to a tensor that the program does not have",
                 where=name,
                 next_step="replay the program and arguments that were recorded",
             )
-        return self._tensors[name].detach() if detached else self._tensors[name]
+        return tensor.detach() if detached else tensor
 
 
 NONE_KNOWN = Known()
 """Where nothing is registered."""
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _key(tensor: torch.Tensor) -> Key | None:

@@ -44,10 +44,28 @@ class RegisteredSource(Source):
 
 
 class ParamsSource(RegisteredSource):
-    """A module's parameters."""
+    """A module's parameters, and which of them are frozen.
+
+    A reading's values are null where all are trained, else ``{"frozen": [path]}``: layers may be frozen or thawed as
+    training goes on.
+    """
 
     def __init__(self, name: str, module: nn.Module) -> None:
         super().__init__(name, "params", module, registered_places(module, buffers=False))
+
+    def read(self) -> Reading:
+        """Return the live parameters."""
+        tensors = self._now()
+        frozen = [path for path, tensor in tensors.items() if not tensor.requires_grad]
+        return Reading(tensors, {"frozen": frozen} if frozen else None)
+
+    def restore(self, reading: Reading) -> None:
+        """Copy the stored values into the live parameters, and train those that were trained."""
+        super().restore(reading)
+        frozen = set((reading.values or {"frozen": []})["frozen"])
+        for path, tensor in self._now().items():
+            if tensor.requires_grad == (path in frozen):
+                tensor.requires_grad_(path not in frozen)
 
 
 class BatchNormSource(RegisteredSource):

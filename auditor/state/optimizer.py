@@ -46,19 +46,49 @@ class WatchedOptimizer:
                 yield self.names.get(id(parameter), f"group{index}.param{position}"), parameter
 
     def slots(self) -> list[str]:
-        """Return the names of all slots that any parameter has now, sorted."""
-        state = self.optimizer.state
-        states = [held for key, held in state.items() if isinstance(key, torch.Tensor) and isinstance(held, Mapping)]
-        return sorted({str(slot) for held in states for slot in held})
+        """Return the names of all slots that any parameter has now, sorted.
+
+        Raises
+        ------
+        MemauditError
+            If a parameter's state is no dict, or a slot's key no text: then it has no name to be recorded under.
+        """
+        names: set[str] = set()
+        for key, held in self._items():
+            if not isinstance(key, torch.Tensor):
+                continue
+            if not isinstance(held, Mapping):
+                raise self._nameless(key, f"what stands there is of type {type(held).__qualname__}")
+            for slot in held:
+                if not isinstance(slot, str):
+                    raise self._nameless(key, f"one of the keys there is of type {type(slot).__qualname__}")
+            names.update(held)
+        return sorted(names)
+
+    def _nameless(self, parameter: torch.Tensor, why: str) -> MemauditError:
+        name = next((name for name, each in self.parameters() if each is parameter), "(a tensor in no group)")
+        return MemauditError(
+            f"{type(self.optimizer).__name__} keeps state that has no name to be recorded under",
+            where=f"optimizer.state[{name}]",
+            why=why,
+            next_step="keep a dict there with text as its keys: state[parameter]['velocity'] = …",
+        )
 
     def own_keys(self) -> list[str]:
         """Return the keys of state that belongs to no parameter (some optimizers count in ``state["k"]``), sorted."""
         return sorted(key for key, _ in self._items() if isinstance(key, str))
 
-    def unlisted(self) -> int:
-        """Return for how many tensors there is state that stand in no parameter group."""
+    def unlisted(self) -> str | None:
+        """Say what state there is under keys that are neither text nor parameters of a group; None if there is none."""
         listed = {id(parameter) for _, parameter in self.parameters()}
-        return sum(bool(held) and id(key) not in listed and not isinstance(key, str) for key, held in self._items())
+        keys = [
+            key
+            for key, held in self._items()
+            if id(key) not in listed and not isinstance(key, str) and (not isinstance(held, Mapping) or held)
+        ]
+        if all(isinstance(key, torch.Tensor) for key in keys):
+            return "state of tensors that are in no parameter group" if keys else None
+        return "state under keys that are neither parameters nor text"
 
     def _items(self) -> list[tuple[Any, Any]]:
         return list(self.optimizer.state.items())
@@ -109,7 +139,8 @@ class SlotSource(Source):
             if held is None or self.slot not in held:
                 continue
             value = held[self.slot]
-            if isinstance(value, torch.Tensor) and not (value.requires_grad and value.is_leaf) and not known.has(value):
+            own = isinstance(value, torch.Tensor) and not (value.requires_grad and value.is_leaf)
+            if own and not known.has(value) and not _lies_with(value, parameter):
                 tensors[name] = value
             else:
                 nested[name] = value
@@ -144,6 +175,16 @@ class SlotSource(Source):
     def half_life(self) -> float | None:
         """Return the half-life in steps that follows from β or momentum, if all groups share it."""
         return slot_half_life(self.watched.optimizer, self.slot)
+
+
+def _lies_with(value: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Return whether a slot begins where its parameter does (``p.data``). Asked at every step, so cheaply."""
+    return (
+        type(value) is torch.Tensor
+        and type(parameter) in (torch.nn.Parameter, torch.Tensor)
+        and value.layout is parameter.layout is torch.strided
+        and value.data_ptr() == parameter.data_ptr() != 0
+    )
 
 
 class KeySource(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from auditor.errors import MemauditError
 from auditor.state.known import NONE_KNOWN, Known
 from auditor.state.putback import PutBack
 from auditor.state.source import Reading, Source, copy_into
-from auditor.state.survey import Place
+from auditor.state.survey import TOO_LONG, Place, hook_at, is_too_long
 from auditor.state.tensors import is_storable, why_not_readable
 from auditor.state.values import encode
 
@@ -99,7 +100,7 @@ class PlacedSource(Source):
                 or (kind is int and abs(value) <= MAX_SAFE_INTEGER)
             ):
                 held[path] = value
-            elif kind is torch.Tensor and _stands_alone(value):
+            elif kind is torch.Tensor and _stands_alone(value) and value not in self._known:
                 tensors[path] = value
             else:
                 try:
@@ -123,6 +124,8 @@ class PlacedSource(Source):
             raise MemauditError(f"an anchor cannot hold tensors of {wrong[0]}", where=path)
         if not tensors.keys().isdisjoint(own):
             raise MemauditError("two of the object's tensors have the same path", where=path)
+        if self._on_failure is not None and not own and is_too_long(encoded):
+            raise MemauditError(TOO_LONG, where=path)
         held[path] = encoded
         tensors.update(own)
 
@@ -197,13 +200,19 @@ def _stands_alone(value: torch.Tensor) -> bool:
 
 
 def _child(thing: Any, part: str) -> Any:
-    if isinstance(thing, nn.Module) and part in thing._modules:
-        return thing._modules[part]
+    if isinstance(thing, nn.Module):
+        for held in (thing._modules, thing._parameters, thing._buffers):
+            if part in held:
+                return held[part]
     if isinstance(thing, dict):
         return thing.get(part, _ABSENT)
     if isinstance(thing, list):
         return thing[int(part)] if part.isdigit() and int(part) < len(thing) else _ABSENT
-    return vars(thing).get(part, _ABSENT) if hasattr(thing, "__dict__") else _ABSENT
+    found = vars(thing).get(part, _ABSENT) if hasattr(thing, "__dict__") else _ABSENT
+    if found is _ABSENT:
+        hook = hook_at(thing, part)
+        found = _ABSENT if hook is None else hook
+    return found.__self__ if isinstance(found, types.MethodType) else found
 
 
 def _beside(place: Place, stored: torch.Tensor) -> torch.Tensor:

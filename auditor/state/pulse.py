@@ -22,6 +22,7 @@ class Pulse:
         self._held: list[dict[str, Any]] = []
         self._kinds: list[dict[str, Any]] = []
         self._places: dict[type, tuple[list[Any], list[Any]]] = {dict: ([], []), list: ([], [])}
+        self._entered: list[Place] = []
         self._lazy: list[torch.Tensor] = []
         self._optimizers: list[torch.optim.Optimizer] = []
 
@@ -46,6 +47,10 @@ class Pulse:
         self._sizes += sizes
         self._filled += filled
 
+    def entered(self, places: Iterable[Place]) -> None:
+        """Watch places for other objects: what was found below the one that stood there is no longer the program's."""
+        self._entered += places
+
     def places(self, places: Iterable[Place]) -> None:
         """Watch places for values of another type."""
         for place in places:
@@ -65,6 +70,7 @@ class Pulse:
             tuple(map(type, chain.from_iterable(map(dict.values, self._kinds)))),
             tuple(map(type, map(dict.get, holders, keys))),
             tuple(type(held[index]) if index < len(held) else None for held, index in zip(lists, indices, strict=True)),
+            tuple(map(id, map(Place.value, self._entered))),
             sum(map(is_lazy, self._lazy)),
             *map(_of_optimizer, self._optimizers),
         )
@@ -74,8 +80,8 @@ def _of_optimizer(optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
     state = optimizer.state
     try:
         slots = sum(map(len, state.values()))
-    except TypeError:  # numbers among them
-        slots = sum(len(held) if isinstance(held, Sized) else 1 for held in state.values())
+    except TypeError:  # numbers among them, or tensors without a length
+        slots = sum(len(held) if isinstance(held, dict) else 1 for held in state.values())
     groups = optimizer.param_groups
     return (
         len(state),

@@ -61,6 +61,8 @@ class PutBack:
 
     def tensor(self, live: Any, stored: torch.Tensor) -> torch.Tensor:
         """Return what shall stand where ``live`` stands for a tensor stored without any tag."""
+        if isinstance(live, torch.Tensor) and live.requires_grad and live.is_leaf:
+            live = None  # it was not trained itself when it was recorded
         fitted = self._fit(live, stored, rebind=False)
         return stored.detach().clone() if fitted is None else fitted
 
@@ -91,11 +93,12 @@ class PutBack:
 
     def _array(self, live: Any, stored: dict[str, Any], *, rebind: bool) -> np.ndarray[Any, Any]:
         value: np.ndarray[Any, Any] = decode(stored, self.tensors)
-        fits = type(live) is np.ndarray and live.shape == value.shape and live.dtype == value.dtype
+        fits = isinstance(live, np.ndarray) and live.shape == value.shape and live.dtype == value.dtype
         if not fits or rebind or not live.flags.writeable:
             return value
         live[...] = value
-        return np.asarray(live)
+        kept: np.ndarray[Any, Any] = live
+        return kept
 
     def _generator(self, live: Any, stored: dict[str, Any]) -> Any:
         fresh = decode(stored, self.tensors)

@@ -124,9 +124,17 @@ def copy_into(targets: dict[str, torch.Tensor], stored: dict[str, torch.Tensor],
             why=f"only in the anchor: {missing[:5]}; only in the program: {extra[:5]}",
             next_step="replay the program and arguments that were recorded",
         )
+    met: dict[int, str] = {}
     with torch.no_grad():
         for path, tensor in targets.items():
             value = stored[path]
+            first = met.setdefault(id(tensor), path)
+            if first != path and torch_digest("", stored[first]) != torch_digest("", value):
+                raise MemauditError(
+                    "one tensor of the program was two in the anchor",
+                    where=f"{source}/{first} and {path}",
+                    next_step="replay the program and arguments that were recorded",
+                )
             if tensor.shape != value.shape or tensor.dtype != value.dtype:
                 raise MemauditError(
                     f"a tensor has another shape or dtype than in the anchor ({tuple(tensor.shape)} {tensor.dtype}, "

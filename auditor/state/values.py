@@ -55,6 +55,10 @@ def encode(value: Any, tensors: Tensors, path: str = "", known: Known = NONE_KNO
     if isinstance(value, torch.Tensor):
         return _encode_tensor(value, tensors, path, known)
     if isinstance(value, enum.Enum):
+        if kind.__members__.get(value.name or "") is not value:
+            raise MemauditError(
+                f"a combination of members of {kind.__qualname__} has no name to be written under", where=path
+            )
         return {"$": "enum", "type": kind.__qualname__, "module": kind.__module__, "name": str(value.name)}
     if isinstance(value, np.generic) and not isinstance(value, str | bytes):
         raw = _little_endian(np.asarray(value), path)
@@ -68,6 +72,12 @@ def encode(value: Any, tensors: Tensors, path: str = "", known: Known = NONE_KNO
             next_step=_NEXT_STEP,
         )
     if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise MemauditError(
+                "a masked array cannot be written without pickle",
+                where=path or "(the object itself)",
+                next_step="keep its data and its mask as two arrays",
+            )
         # The bytes are little-endian whatever the array's order was, and the name says so.
         dtype = str(value.dtype.newbyteorder("<"))
         return {"$": "array", "path": _place(tensors, path, _from_array(value, path)), "dtype": dtype}
@@ -115,10 +125,22 @@ def _encode_items(value: Any, tensors: Tensors, path: str, known: Known, depth: 
         return {"$": "size", "items": list(value)}
     if isinstance(value, set | frozenset):
         # Their order is Python's own affair (strings come in another one in each process): sorted by what is written.
+        before = len(tensors)
         nested = [encode(item, tensors, _join(path, "item"), known, depth + 1) for item in value]
+        if len(tensors) > before:
+            raise MemauditError(
+                "a set of tensors or arrays has no order that another process would see",
+                where=path or "(the object itself)",
+                next_step="keep them in a list or dict",
+            )
         name = "frozenset" if isinstance(value, frozenset) else "set"
         return {"$": name, "items": sorted(nested, key=canonical_bytes)}
-    nested = [encode(item, tensors, _join(path, index), known, depth + 1) for index, item in enumerate(value)]
+    numbers = _numbers(value)
+    nested = (
+        [encode(item, tensors, _join(path, index), known, depth + 1) for index, item in enumerate(value)]
+        if numbers is None
+        else numbers
+    )
     if isinstance(value, list):
         return nested
     if isinstance(value, deque):
@@ -129,6 +151,18 @@ def _encode_items(value: Any, tensors: Tensors, path: str, known: Known, depth: 
         named = {"type": kind.__qualname__, "module": kind.__module__, "fields": list(fields)}
         return {"$": "namedtuple", **named, "items": nested}
     return {"$": "tuple", "items": nested}
+
+
+def _numbers(value: Any) -> list[Any] | None:
+    """Return the items of a long sequence of plain numbers, which stand in JSON as they are; None for any other."""
+    if len(value) < 8:
+        return None
+    kinds = set(map(type, value))
+    if (kinds == {float} and all(map(math.isfinite, value))) or (
+        kinds == {int} and min(value) >= -MAX_SAFE_INTEGER and max(value) <= MAX_SAFE_INTEGER
+    ):
+        return list(value)
+    return None
 
 
 def _encode_dict(value: dict[Any, Any], tensors: Tensors, path: str, known: Known, depth: int) -> Any:

@@ -44,7 +44,7 @@ def test_an_average_says_its_decay_in_an_attribute(attributes: dict, decay: floa
 @pytest.mark.parametrize(
     ("thing", "length"),
     [
-        *((torch.zeros(128, 4096), 4096), (np.zeros((10, 2)), 10), (deque(maxlen=7), 7), (deque(), None)),
+        *((torch.zeros(128, 4096), 4096), (np.zeros((10, 2)), 10), (deque(maxlen=7), None), (deque(), None)),
         *((torch.zeros(1), None), (torch.zeros(()), None), ([1, 2], None)),
     ],
     ids=["tensor", "array", "deque", "endless deque", "pointer", "scalar", "list"],
@@ -57,3 +57,12 @@ def test_half_of_a_queue_is_replaced_after_half_its_length() -> None:
     assert queue_half_life(512, 64) == 4.0
     assert queue_half_life(None, 64) is None
     assert queue_half_life(512, None) is None
+
+
+def test_a_property_is_not_asked() -> None:
+    class Averaging:
+        @property
+        def decay(self) -> float:
+            raise AssertionError("the program's code was run")
+
+    assert own_half_life(Averaging()) is None

@@ -235,3 +235,22 @@ def test_what_needs_pickle_is_refused_by_its_path(value: Any, where: str) -> Non
 def test_an_unknown_tag_is_refused() -> None:
     with pytest.raises(MemauditError, match="unknown kind 'pickle'"):
         decode({"$": "pickle", "data": ""}, {})
+
+
+def test_a_combination_of_flags_without_a_name_is_refused() -> None:
+    class Stage(enum.Flag):
+        WARM = enum.auto()
+        HOT = enum.auto()
+
+    with pytest.raises(MemauditError, match="a combination of members"):
+        encode(Stage.WARM | Stage.HOT, {}, "stage")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[0.5] * 9, [*[0.5] * 8, float("nan")], list(range(9)), [*range(8), 2**60], [*range(8), True], [*range(8), 0.5]],
+    ids=["floats", "nan", "ints", "large", "bool", "mixed"],
+)
+def test_long_lists_of_numbers_come_back_with_their_types(value: list[Any]) -> None:
+    again = decode(parse_canonical(canonical_bytes(encode(value, {})) + b"\n", "x"), {})
+    assert list(map(repr, again)) == list(map(repr, value))
