@@ -132,10 +132,15 @@ class Run:
     def epochs(self, count: int) -> Iterator[int]:
         """Yield 0 … count - 1; in a replay, from the anchor's epoch on."""
         session = self._session
-        for epoch in range(0 if session is None else session.first_epoch(), count):
-            if session is not None:
+        if session is None:
+            yield from range(count)
+            return
+        try:
+            for epoch in range(session.first_epoch(count), count):
                 session.enter_epoch(epoch)
-            yield epoch
+                yield epoch
+        finally:
+            session.enter_epoch(None)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yield the loader's batches, noting which samples were consumed.
@@ -168,13 +173,15 @@ class Run:
         if session is None:
             yield from range(count)
             return
-        for index in range(session.begin_loop(count), count):
-            session.clock.iteration = index
+        try:
+            for index in range(session.begin_loop(count), count):
+                session.clock.iteration = index
+                session.boundary()
+                yield index
+            session.clock.iteration = count
             session.boundary()
-            yield index
-        session.clock.iteration = count
-        session.boundary()
-        session.end_loop()
+        finally:
+            session.end_loop()
 
     def batch(self, *, ids: Iterable[int] | None = None, content: Any = None) -> None:
         """Say what a loop without a loader consumed: sample ids, the batch itself, or both."""

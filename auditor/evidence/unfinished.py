@@ -316,7 +316,7 @@ class Unfinished:
             "batches": _position(self.history, number, last),
             "samples": int(ids.size),
             "complete": False,
-            "policy": None,
+            "policy": begun["policy"],
             "file": file,
             "sha256": hashlib.sha256((self.path / file).read_bytes()).hexdigest(),
             "multiset": digest_text(array_digest("ids", np.sort(ids).astype(np.int64))),

@@ -71,18 +71,34 @@ class Entry:
         return self.restored and not self._waiting
 
     @property
-    def epoch(self) -> int:
-        """The epoch to begin with."""
-        return int(self.place["epoch"] or 0)
+    def is_here(self) -> bool:
+        """Whether the program's loops are where the anchor was taken: in its epoch, or outside of ``run.epochs``."""
+        clock = self.session.clock
+        return (clock.epoch, clock.epoch_loop) == (self.place["epoch"], self.resume["epoch_loop"])
+
+    def enter_epochs(self, loop: int, count: int) -> int:
+        """Return with which epoch loop number ``loop`` over ``run.epochs(count)`` goes on."""
+        if self.restored:
+            return 0
+        if loop < self.resume["epoch_loop"] or self.place["epoch"] is None:
+            return count if loop <= self.resume["epoch_loop"] else 0
+        return int(self.place["epoch"])
 
     def enter_loop(self, loop: int, count: int) -> int:
         """Return with which iteration loop number ``loop`` over ``run.steps(count)`` goes on."""
         if self.restored:
             return 0
-        if loop <= self.resume["loops"] or self.resume["iteration"] is None:
+        if not self.is_here or loop <= self.resume["loops"] or self.resume["iteration"] is None:
             return count  # it was over before the anchor was taken
         self.restore()
         return int(self.resume["iteration"])
+
+    def give_up(self) -> list[Pass]:
+        """Return the passes in progress that the program did not come back to in their epoch; they are over."""
+        given_up, self._waiting = self._waiting, []
+        for each in given_up:
+            each.resumed_at = each.position
+        return given_up
 
     def claim(self, loader: Any, number: int | None) -> Pass | None:
         """Return the pass in progress that goes on in this walk, built anew; None if the walk begins a new pass.
@@ -172,12 +188,18 @@ class Entry:
 
 
 def gradients(session: Session) -> dict[str, torch.Tensor]:
-    """Return the gradients that stand beside the watched parameters; they are part of the next step if not cleared."""
+    """Return the gradients that stand beside the parameters; they are part of the next step if not cleared."""
     return {
         name: parameter.grad
         for name, parameter in _parameters(session).items()
         if parameter.grad is not None and parameter.grad.layout is torch.strided
     }
+
+
+def has_odd_gradients(session: Session) -> bool:
+    """Say whether a gradient is sparse: no anchor holds it."""
+    found = (parameter.grad for parameter in _parameters(session).values())
+    return any(grad is not None and grad.layout is not torch.strided for grad in found)
 
 
 def put_gradients(session: Session, stored: dict[str, torch.Tensor]) -> None:
@@ -192,9 +214,19 @@ def put_gradients(session: Session, stored: dict[str, torch.Tensor]) -> None:
             parameter.grad = torch.empty_like(parameter).copy_(stored[name]).detach()
 
 
-def _parameters(session: Session) -> dict[str, torch.nn.Parameter]:
-    return {
-        f"{keyword}.{name}": parameter
-        for keyword, module in session.modules().items()
-        for name, parameter in module.named_parameters()
-    }
+def _parameters(session: Session) -> dict[str, torch.Tensor]:
+    """Return every parameter of watched modules, and those that only a watched optimizer knows."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for keyword, module in session.modules().items():
+        for name, parameter in module.named_parameters():
+            found[f"{keyword}.{name}"] = parameter
+            seen.add(id(parameter))
+    for keyword, thing in session.watched.objects.items():
+        if isinstance(thing, torch.optim.Optimizer):
+            for index, group in enumerate(thing.param_groups):
+                for place, parameter in enumerate(group["params"]):
+                    if id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        found[f"{keyword}.group{index}.{place}"] = parameter
+    return found

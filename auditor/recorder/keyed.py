@@ -31,7 +31,9 @@ class KeyedDataset(Dataset[_T], Generic[_T]):
     uses the low 32 of those 64 bits on the CPU).
 
     Not keyed: generators of the data set's own (a ``torch.Generator`` or ``np.random.Generator`` in an attribute) and
-    devices. Use the global functions inside a keyed data set. Two loaders over one keyed data set share its pass.
+    devices. Use the global functions inside a keyed data set. Two loaders over one keyed data set share
+    its pass: give each a wrapper of its own, or a pass inside another one changes the keys of what the outer one's
+    workers draw ahead.
 
     Parameters
     ----------

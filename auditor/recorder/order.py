@@ -62,7 +62,7 @@ def policy_of(loader: Any) -> dict[str, Any]:
 def _length(dataset: Any) -> int | None:
     try:
         return len(dataset)
-    except (TypeError, NotImplementedError):
+    except Exception:  # a program's own __len__ may raise anything, and the program need not ask for it
         return None
 
 
@@ -76,6 +76,14 @@ def _policy(sampler: str, kind: str, replacement: bool, loader: DataLoader[Any],
         "batch_size": getattr(inner, "batch_size", loader.batch_size),
         "length": length,
     }
+
+
+class ProgramError(Exception):
+    """An exception of the program's own, on its way to the program."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Tap:
@@ -165,12 +173,24 @@ class Walk:
         self.redrawn: Iterable[Any] | None = None
         if self.has_ids and loader.num_workers and not getattr(loader, "in_order", True):
             self.has_ids = False  # batches come as they are ready, not as they were drawn
+        self.noting = True
+        """False once nobody asks any more: ids are kept no longer."""
         self._slot = "sampler" if getattr(loader, "batch_sampler", None) is None else "batch_sampler"
+        if self.has_ids and self._slot not in loader.__dict__:
+            self.has_ids = False  # a loader that answers for its sampler by a property
         self._iterator = self._start(skip)
         if not self.has_ids:
             before_first_draw()
             for _ in range(skip):
                 next(self._iterator)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the loader's length is known, and as many batches were consumed."""
+        try:
+            return len(self.lengths) >= len(self.loader)
+        except Exception:  # no length, or a program's own that cannot be asked
+            return False
 
     @property
     def base_seed(self) -> int | None:
@@ -200,6 +220,8 @@ class Walk:
             if stand_ins:
                 self.loader.__dict__.update(stand_ins)
             iterator: Iterator[Batch] = iter(self.loader)
+        except Exception as error:
+            raise ProgramError(error) from None
         finally:
             for name in stand_ins:
                 if name in held:
@@ -224,8 +246,10 @@ class Walk:
         if not self.drawn:
             self.has_ids = False  # a loader that gives more batches than it draws
             return batch, None
-        ids = _as_list(self.drawn.popleft())
-        self.deliver(ids)
+        indices = self.drawn.popleft()
+        ids = None if self._slot == "sampler" and isinstance(indices, tuple) else _as_list(indices)
+        if self.noting:
+            self.deliver(ids)
         return batch, ids
 
     def deliver(self, ids: Ids) -> None:
@@ -304,6 +328,8 @@ def forget_workers(loader: Any, table: WorkerTable) -> None:
 
 def _as_list(indices: Any) -> list[int] | None:
     """Return the sample ids of one draw, or None where a sampler gives keys that are not integers."""
+    if isinstance(indices, str | bytes):
+        return None
     if isinstance(indices, torch.Tensor):
         indices = indices.reshape(-1)  # a scalar tensor has __iter__ and cannot be iterated
     try:

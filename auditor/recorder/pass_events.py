@@ -30,19 +30,25 @@ def iter_members(new: Pass) -> dict[str, Any]:
         "pass": new.number,
         "epoch": new.epoch,
         "loader": new.loader,
+        "policy": None if new.walk is None else new.walk.policy,
         "base_seed": None if seed is None else str(seed),
         "workers": workers,
     }
 
 
-def known_ids(old: Pass, walk: Walk) -> Ids | None:
+def known_ids(old: Pass) -> Ids | None:
     """Return the sample ids that a pass consumed, int64 ``[samples]``; None where they are not known."""
-    known = walk.has_ids and (bool(walk.delivered) or old.position == 0)
-    return np.asarray(walk.delivered, dtype=np.int64) if known else None
+    walk = old.walk
+    known = walk is not None and walk.has_ids and (bool(walk.delivered) or old.position == 0)
+    return np.asarray(walk.delivered, dtype=np.int64) if walk is not None and known else None
 
 
-def pass_members(old: Pass, walk: Walk, ids: Ids | None, *, last: int, complete: bool) -> dict[str, Any]:
-    """Return the ``pass`` event's members, its order file aside."""
+def pass_members(old: Pass, ids: Ids | None, *, last: int, complete: bool) -> dict[str, Any]:
+    """Return the ``pass`` event's members, its order file aside.
+
+    A pass without a walk is one that was in progress at a cut, and that the program did not come back to.
+    """
+    walk = old.walk
     members = {
         "pass": old.number,
         "epoch": old.epoch,
@@ -52,9 +58,9 @@ def pass_members(old: Pass, walk: Walk, ids: Ids | None, *, last: int, complete:
         "batches": old.position,
         "samples": None if ids is None else len(ids),
         "complete": complete,
-        "policy": walk.policy,
+        "policy": None if walk is None else walk.policy,
         "multiset": None if ids is None else multiset(ids),
-        "windows": None if ids is None else _windows(ids, walk.lengths),
+        "windows": None if ids is None or walk is None else _windows(ids, walk.lengths),
     }
     if old.resumed_at is not None:
         members["resumed"] = _resumed(old.resumed_at, walk, complete=complete)
@@ -66,16 +72,17 @@ def _windows(ids: Ids, lengths: list[int]) -> dict[str, Any]:
     return {"batches": batches, "multisets": multisets}
 
 
-def _resumed(position: int, walk: Walk, *, complete: bool) -> dict[str, Any]:
+def _resumed(position: int, walk: Walk | None, *, complete: bool) -> dict[str, Any]:
     """Return what a pass that went on after a cut did again and left out."""
-    if not walk.has_ids:
+    if walk is None or not walk.has_ids:
         return {"position": position, "repeated": None, "skipped": None}
     cut = sum(walk.lengths[:position])
     before, policy = set(walk.delivered[:cut]), walk.policy
     once = policy["kind"] in ("shuffled", "sequential") and not policy["replacement"] and not policy["drop_last"]
-    told = once and complete and policy["length"] is not None
+    seen = set(walk.delivered)
+    told = once and complete and policy["length"] is not None and len(seen) <= policy["length"]
     return {
         "position": position,
         "repeated": sum(1 for sample in walk.delivered[cut:] if sample in before),
-        "skipped": policy["length"] - len(set(walk.delivered)) if told else None,
+        "skipped": policy["length"] - len(seen) if told else None,
     }

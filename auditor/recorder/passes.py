@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ class Pass:
     resumed_at: int | None = None
     """The position from which a resumed recording went on in it."""
     walk: Walk | None = None
+    bare: Iterator[Any] | None = None
+    """The loader's own iterator, where nothing is noted of the walk."""
 
     def values(self) -> dict[str, Any]:
         """Return the pass as an anchor holds it."""
@@ -75,6 +77,8 @@ class Continued:
     number: int
     position: int
     first: int
+    length: int | None
+    """Samples in the data set that it walked; tells its loader from another."""
     ids: list[int] | None
     """What was consumed in it before the cut, in order; None where that is not known."""
 

@@ -27,11 +27,11 @@ from auditor.evidence.predicate import run_predicate
 from auditor.evidence.seal import seal_fields
 from auditor.recorder import environment
 from auditor.recorder.anchor_writer import AnchorWriter
-from auditor.recorder.entry import Entry, gradients
+from auditor.recorder.entry import Entry, gradients, has_odd_gradients
 from auditor.recorder.journal import Journal
 from auditor.recorder.order_log import OrderLog
 from auditor.recorder.pass_events import iter_members, known_ids, pass_members
-from auditor.recorder.passes import Continued, Pass
+from auditor.recorder.passes import Consumed, Continued, Pass
 from auditor.recorder.resuming import Reopened, can_resume, reopen
 from auditor.recorder.session import Session
 from auditor.recorder.settings import NOTE, OUT, Settings, program
@@ -48,12 +48,14 @@ def _guarded(
 
     @functools.wraps(method)
     def call(self: Recording, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        if self.broken:
+        if self.is_quiet:
             return
+        self.torn += 1
         try:
             method(self, *args, **kwargs)
         except Exception as error:
             self.break_off(error)
+        self.torn -= 1  # not where an interrupt passes through: what was begun is then not whole
 
     return call
 
@@ -69,6 +71,9 @@ class Recording(Session):
         Recording.blocks += 1
         self._block = Recording.blocks
         self.broken = False
+        self._closed = False
+        self._process = os.getpid()
+        self._program = program()
         self._started = _now()
         self._clock_start = time.monotonic()
         self._key: SigningKey = load_or_create_default() if settings.key is None else load_private(settings.key)
@@ -103,7 +108,7 @@ class Recording(Session):
                 "format": TRACE_FORMAT,
                 "digest": ALGORITHM,
                 "seed": None if self.settings.seed is None else str(self.settings.seed),
-                "program": program(),
+                "program": self._program,
                 "order": self.settings.order,
                 "environment": hashlib.sha256(text).hexdigest(),
             },
@@ -158,8 +163,7 @@ class Recording(Session):
             )
         self._resumed_by_program = True
         number, position = (taken[step].pass_, taken[step].position or 0) if step else (None, 0)
-        ended = {event["pass"] for event in reopened.view.passes() if event["complete"] and event["last"] <= step}
-        if number is None or number in ended:
+        if number is None or not _goes_on(reopened.in_progress.get(number), position):
             number, position = None, 0
         self.clock.passes = reopened.append_resume(step, {"pass": number, "position": position, "from": None})
         self.clock.step = step
@@ -167,7 +171,8 @@ class Recording(Session):
             ids = reopened.view.order(number)
             first = next((event["first"] for event in reopened.view.passes() if event["pass"] == number), step + 1)
             known = None if ids is None else ids.astype(np.int64).tolist()
-            self.continued = Continued(number, position, first, known)
+            length = (reopened.in_progress[number]["policy"] or {}).get("length")
+            self.continued = Continued(number, position, first, length, known)
 
     @property
     def _waits_for_program(self) -> bool:
@@ -184,9 +189,25 @@ class Recording(Session):
                 next_step="call run.resumed(step) before the loop, with the step of the checkpoint that was loaded",
             )
 
-    def break_off(self, error: Exception) -> None:
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is recorded any more: after a failure, after the end, and in a process that was forked."""
+        return self.broken or self._closed or os.getpid() != self._process
+
+    def survives(self, error: Exception) -> bool:
+        """Break off; but a program that was to come back to an anchor must not train from elsewhere."""
+        if self.waits_for_entry:
+            return False
+        self.break_off(error)
+        return True
+
+    def break_off(self, error: BaseException) -> None:
         """Stop recording after a failure; what was written stays and is told as unfinished by a verifier."""
         self.broken = True
+        self.consumed = Consumed()
+        for each in self.open:
+            if each.walk is not None:
+                each.walk.noting = False
         _tell(
             f"recording stopped at step {self.clock.step}, the training goes on: {type(error).__name__}: {error}",
             f"{self._directory} holds what was recorded until then, as an unfinished run",
@@ -218,15 +239,13 @@ class Recording(Session):
     @_guarded
     def after_pass(self, old: Pass, *, complete: bool) -> None:
         """Write the order file and the pass event."""
-        if old.walk is None:
-            return
-        ids = known_ids(old, old.walk)
+        ids = known_ids(old)
         file = sha256 = None
         if ids is not None and self.settings.order == "ids":
             file, sha256 = self._order.finish(old.number, ids)
         else:
             self._order.forget(old.number)
-        members = pass_members(old, old.walk, ids, last=self.clock.step, complete=complete)
+        members = pass_members(old, ids, last=self.clock.step, complete=complete)
         self._trace.append("pass", {**members, "file": file, "sha256": sha256})
 
     # Steps.
@@ -334,13 +353,18 @@ class Recording(Session):
 
     def _entrance(self, at: str) -> str | None:
         """Say how a fresh process can come back to this place: through run.epochs, run.steps, or not at all."""
-        if at == "end" or self._block > 1:
+        if at == "end" or self._block > 1 or self.draws_elsewhere:
             return None  # a fresh process would come to the program's first recording
+        if self.consumed.contents and has_odd_gradients(self):
+            return None
+        walks = [each.walk for each in self.open]
+        if len(walks) > 1 and any(walk is not None and walk.is_exhausted for walk in walks):
+            return None  # where one of several is over, a fresh process would not come to the others
         looping = self.clock.iteration is not None
         if at != "start":
             if self.clock.closed:
                 return None  # it would come to another pass first
-            if not looping and not self.uses_epochs:
+            if not looping and (not self.uses_epochs or self.clock.epoch is None):
                 return None
         return "steps" if looping and not self.uses_epochs else "epochs"
 
@@ -351,6 +375,7 @@ class Recording(Session):
             "passes": [each.values() for each in self.open],
             "begun": self.clock.passes,
             "closed": self.clock.closed,
+            "epoch_loop": self.clock.epoch_loop,
             "loops": self.clock.loop - looping,
             "iteration": self.clock.iteration,
             "loaders": self.loaders.values(),
@@ -377,9 +402,15 @@ class Recording(Session):
 
     def finish(self, error: BaseException | None) -> None:
         """Take the last anchor, close the trace, sign the directory."""
+        if self.torn and error is not None:
+            self.break_off(error)  # an interrupt came while something was being written: it is not whole
         for each in list(self.open):
             self.end_pass(each, complete=False)
+        if self.entry is not None and self.entry.restored:
+            for old in self.entry.give_up():
+                self.after_pass(old, complete=False)
         self._finish(error)
+        self._closed = True
 
     @_guarded
     def _finish(self, error: BaseException | None) -> None:
@@ -392,6 +423,10 @@ class Recording(Session):
             return
         if self._last_anchor is None and not self.watched.objects:
             _tell("nothing was watched: call run.watch(model=…, optimizer=…)")
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            error = None
+        if self.draws_elsewhere:
+            _tell("another thread drew the batches than the one that took the steps: sample ids are unknown")
         if error is None and self.clock.step:
             self._anchor("end")
         self._collect(wait=True)
@@ -430,7 +465,7 @@ class Recording(Session):
             streams=self._journal.streams,
             census=self._journal.census,
             numerics=(self._environment if first is None else first.environment)["numerics"],
-            program=program() if first is None else first.start["program"],
+            program=self._program if first is None else first.start["program"],
             seed=None if self.settings.seed is None else str(self.settings.seed),
             started=self._started if first is None else None,
             finished=_now(),
@@ -441,6 +476,17 @@ class Recording(Session):
 def _anchored(index: int) -> bool:
     """Whether pass or epoch ``index`` (from 0) begins with an anchor: the first 16 do, then every 2nd, 4th, 8th, …"""
     return index % (1 << (index // 16).bit_length()) == 0
+
+
+def _goes_on(begun: dict[str, Any] | None, position: int) -> bool:
+    """Return whether a pass that was begun, and at the cut not ended, has batches left after ``position``."""
+    if begun is None or position == 0:
+        return False
+    policy = begun["policy"] or {}
+    length, size = policy.get("length"), policy.get("batch_size")
+    if policy.get("kind") not in ("shuffled", "sequential") or length is None or size is None:
+        return True
+    return bool(position < (length // size if policy["drop_last"] else -(-length // size)))
 
 
 def _new_directory(path: Path) -> Path:

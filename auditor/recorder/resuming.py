@@ -24,6 +24,8 @@ class Reopened:
     directory: Path
     view: RunView
     trace: TraceWriter
+    in_progress: dict[int, dict[str, Any]]
+    """The passes that were begun and not ended at the cut: their ``iter`` events."""
     told: list[str]
     """What was tidied, in words."""
     environment: dict[str, str] | None
@@ -80,6 +82,7 @@ def reopen(settings: Settings, key: SigningKey, described: dict[str, Any]) -> Re
                 why=f"recorded: {recorded}; now: {now}",
                 next_step="start the program as it was started then, or record into another directory",
             )
+    in_progress = dict(unfinished.history.open)
     told = unfinished.tidy()
     if start["program"]["argv"] != this["argv"]:
         told.append(
@@ -97,7 +100,7 @@ def reopen(settings: Settings, key: SigningKey, described: dict[str, Any]) -> Re
             "sha256": hashlib.sha256(write_canonical(settings.out / file, described)).hexdigest(),
         }
     same = described["numerics"] == view.environment["numerics"]
-    return Reopened(settings.out.resolve(), view, unfinished.writer(), told, environment, same)
+    return Reopened(settings.out.resolve(), view, unfinished.writer(), in_progress, told, environment, same)
 
 
 def can_resume(settings: Settings) -> bool:

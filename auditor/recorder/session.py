@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from auditor.recorder import contract
 from auditor.recorder.entry import Entry
 from auditor.recorder.journal import Journal
 from auditor.recorder.keyed import set_pass
-from auditor.recorder.order import Walk
+from auditor.recorder.order import ProgramError, Walk, policy_of
 from auditor.recorder.passes import Consumed, Continued, Loaders, Pass, Readings
 from auditor.recorder.reseeding import Reseeding
 from auditor.recorder.settings import Settings
@@ -40,6 +41,8 @@ class Clock:
     """Passes begun."""
     epoch: int | None = None
     """The epoch of ``run.epochs`` in progress, from 0; None outside."""
+    epoch_loop: int = 0
+    """Loops over ``run.epochs`` begun."""
     closed: int = 0
     """Passes ended in this epoch (without ``run.epochs``: in the program), those inside another loop not counted."""
     loop: int = 0
@@ -70,6 +73,11 @@ class Session(ABC):
         self._consumers: dict[str, dict[str, None]] = {}
         self.reseeding = Reseeding()
         self._batch_size: int | None = None
+        self.torn = 0
+        """How many things are being counted and written now; more than none at the end if an interrupt came between."""
+        self.draws_elsewhere = False
+        """Whether another thread draws the batches than the one that takes the steps."""
+        self._drawn_by: int | None = None
         self._begun = False
         self._closed_in: set[int] | None = None
 
@@ -124,19 +132,38 @@ class Session(ABC):
 
     # What the driver calls while the script trains.
 
-    def first_epoch(self) -> int:
-        """Return the epoch that ``run.epochs`` begins with: 0, or an anchor's."""
+    def first_epoch(self, count: int) -> int:
+        """Return the epoch that ``run.epochs(count)`` begins with: 0, or an anchor's."""
         self.uses_epochs = True
-        return 0 if self.entry is None or self.entry.restored else self.entry.epoch
+        self.clock.epoch_loop += 1
+        return 0 if self.entry is None else self.entry.enter_epochs(self.clock.epoch_loop, count)
 
-    def enter_epoch(self, epoch: int) -> None:
-        """Note that an epoch begins."""
+    def enter_epoch(self, epoch: int | None) -> None:
+        """Note that an epoch begins; None: that the loop over epochs is over."""
         self.clock.epoch = epoch
         self.clock.closed = self.clock.loop = 0
+        self.clock.iteration = None
+        if self.entry is not None and self.entry.restored:
+            for old in self.entry.give_up():
+                self.after_pass(old, complete=False)
 
     def begin_pass(self, loader: Any) -> Pass:
-        """Begin a walk through a loader."""
+        """Begin a walk through a loader; a bare one (number 0) where nothing is to be noted."""
         self._begin()
+        if self.is_quiet or (self.entry is not None and self.waits_for_entry and not self.entry.is_here):
+            return Pass(0, None, None, 0, bare=iter(loader))
+        failure: Exception
+        try:
+            return self._begin_pass(loader)
+        except ProgramError as error:
+            failure = error.error
+        except Exception as error:
+            if not self.survives(error):
+                raise
+            return Pass(0, None, None, 0, bare=iter(loader))
+        raise failure  # not inside the handler: the program's exception is to look as it would without memaudit
+
+    def _begin_pass(self, loader: Any) -> Pass:
         number = self.loaders.number_of(loader)
         self.watched.look_again()
         entered = None if self.entry is None else self.entry.claim(loader, number)
@@ -144,14 +171,10 @@ class Session(ABC):
             self.open.append(entered)
             self.entered(entered)
             return entered
-        continued, self.continued = self.continued, None
         new = Pass(self.clock.passes + 1, self.clock.epoch, number, self.clock.step + 1)
-        if continued is not None:
-            new.number, new.first, new.position = continued.number, continued.first, continued.position
-            new.resumed_at = continued.position
-        else:
+        continued = self._take_continued(loader, new)
+        if continued is None:
             self.before_pass(new)
-            self.clock.passes = new.number
         set_pass(loader, new.number)
         new.moments["before_iter"] = self.read_streams()
 
@@ -161,20 +184,43 @@ class Session(ABC):
         table = self.table_of(number)
         anew = isinstance(loader, DataLoader) and loader.num_workers and getattr(loader, "_iterator", None) is None
         if self.entry is not None:
-            new.walk = self.entry.build(loader, number, before_draw)
+            walk = self.entry.build(loader, number, before_draw)
         else:
             if anew:
                 table.states.clear()
                 table.born = new.moments["before_iter"]
-            new.walk = Walk(loader, table, before_first_draw=before_draw)
-        if not new.walk.has_ids:
+            walk = Walk(loader, table, before_first_draw=before_draw)
+        if not walk.has_ids:
             new.workers = {} if anew else dict(table.states)
+        new.walk = walk
+        self.torn += 1
         self.open.append(new)
         if continued is not None:
-            new.walk.take_over(continued)
+            walk.take_over(continued)
         else:
+            self.clock.passes = new.number
             self.after_iter(new)
+        self.torn -= 1
         return new
+
+    def _take_continued(self, loader: Any, new: Pass) -> Continued | None:
+        """Make ``new`` the pass that the program goes on with by itself, if this is its loader."""
+        continued = self.continued
+        if continued is None or continued.length != policy_of(loader)["length"]:
+            return None
+        self.continued = None
+        new.number, new.first, new.position = continued.number, continued.first, continued.position
+        new.resumed_at = continued.position
+        return continued
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is noted any more."""
+        return False
+
+    def survives(self, error: Exception) -> bool:
+        """Return whether the program goes on after a failure of the observer's own."""
+        return False
 
     @abstractmethod
     def before_pass(self, new: Pass) -> None:
@@ -210,9 +256,12 @@ class Session(ABC):
     def boundary(self, of: Pass | None = None) -> None:
         """Act between a step and the next batch: once a step, where a loop that the step closed in goes on.
 
-        A pass that began after the step closed (an evaluation in the loop's body) is not where its loop goes on.
+        A pass that began after the step closed (an evaluation in the loop's body) is not where its loop goes on; nor
+        is a loop of another thread's.
         """
-        if self._closed_in is not None and (of is None or of.number in self._closed_in):
+        if self._closed_in is None or self.draws_elsewhere:
+            return
+        if of is None or of.number in self._closed_in:
             self._closed_in = None
             self.between()
 
@@ -228,17 +277,26 @@ class Session(ABC):
         StopIteration
             When the pass is over.
         """
+        if of.bare is not None:
+            return next(of.bare)
         if of.walk is None:
             raise MemauditError("a batch is drawn from a pass that is over")
         batch, ids = of.walk.draw()
         of.position += 1
+        self._drawn_by = threading.get_ident()
         if self._closed_in is not None and of.number in self._closed_in:
             self._closed_in = None
-        self.consume(ids, batch, of)
+        try:
+            self.consume(None if self.draws_elsewhere else ids, batch, of)
+        except Exception as error:
+            if not self.survives(error):
+                raise
         return batch
 
     def consume(self, ids: list[int] | None, content: Any, of: Pass | None = None) -> None:
         """Note one batch: its sample ids (None: unknown) and what it holds."""
+        if self.is_quiet:
+            return
         try:
             digest = None if content is None else content_digest(content)
         except (MemauditError, RecursionError):
@@ -267,6 +325,10 @@ class Session(ABC):
                 why="steps outside run.batches() and run.steps() cannot be skipped",
                 next_step="take every optimizer step inside the loop over run.batches(loader) or run.steps(n)",
             )
+        if self._drawn_by not in (None, threading.get_ident()):
+            # A thread of the program's own draws ahead: nobody can say which batches this step consumed.
+            self.draws_elsewhere = True
+            self.consumed.ids_known = False
         self.close_step(loss)
 
     @abstractmethod
@@ -277,10 +339,12 @@ class Session(ABC):
         """End a walk; ``complete`` if it reached the loader's end."""
         if old not in self.open:
             return
+        self.torn += 1
         self.open.remove(old)
         if self.clock.iteration is None and not self.open:
             self.clock.closed += 1
         self.after_pass(old, complete=complete)
+        self.torn -= 1
         if old.walk is not None:
             loader = old.walk.loader
             old.walk.close()

@@ -101,6 +101,17 @@ class OpenPass:
     """How many ids were consumed before that."""
 
 
+def shuffled(length: int) -> dict[str, Any]:
+    return {
+        "sampler": "RandomSampler",
+        "kind": "shuffled",
+        "replacement": False,
+        "drop_last": False,
+        "batch_size": BATCH,
+        "length": length,
+    }
+
+
 class RunBuilder:
     """Makes one small run: two passes over twelve samples in batches of four, anchors at passes' starts and the end.
 
@@ -209,6 +220,7 @@ class RunBuilder:
             "pass": self.begun,
             "epoch": self.begun - 1,
             "loader": loader,
+            "policy": shuffled(samples),
             "base_seed": "-5",
             "workers": None,
             "streams": [self.changed("stream.torch", self.digests()["stream.torch"])],
@@ -273,15 +285,7 @@ class RunBuilder:
             "batches": each.position,
             "samples": len(ids),
             "complete": complete,
-            "policy": {
-                "sampler": "RandomSampler",
-                "kind": "shuffled",
-                "replacement": False,
-                "drop_last": False,
-                "batch_size": BATCH,
-                "length": len(each.ids),
-                **(policy or {}),
-            },
+            "policy": {**shuffled(len(each.ids)), **(policy or {})},
             "file": file,
             "sha256": sha256,
             "multiset": text(tensor("ids", np.sort(ids))),

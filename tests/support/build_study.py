@@ -105,6 +105,7 @@ def _steps(trace: TraceWriter, path: Path, steps: int, named: tuple[list[Any], l
         number, position = (step - 1) // per_pass + 1, (step - 1) % per_pass + 1
         if position == 1:
             begun = {"pass": number, "epoch": number - 1, "loader": 1, "base_seed": None, "workers": None}
+            begun["policy"] = {**policy, "batch_size": 32, "length": per_pass * 32}
             trace.append("iter", {**begun, "streams": [None] * len(named[1])})
         loss = 2.3 * math.exp(-2.5 * step / steps) + 0.15 + 0.05 * float(rng.standard_normal())
         event = {"step": step, "pass": number, "position": position, "ids": digest(f"i{step}"), "loss": loss}
