@@ -58,6 +58,11 @@ class AnchorWriter:
             raise error
         return done
 
+    def close(self) -> None:
+        """Wait for what is being written, and ask no more about it."""
+        if self._thread is not None:
+            self._thread.join()
+
     def drop(self, path: str) -> None:
         """Remove an anchor's files."""
         shutil.rmtree(self._directory / path)

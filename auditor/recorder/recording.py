@@ -50,12 +50,13 @@ def _guarded(
     def call(self: Recording, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         if self.is_quiet:
             return
-        self.torn += 1
         try:
             method(self, *args, **kwargs)
         except Exception as error:
             self.break_off(error)
-        self.torn -= 1  # not where an interrupt passes through: what was begun is then not whole
+        except BaseException:
+            self.interrupted = True
+            raise
 
     return call
 
@@ -192,7 +193,7 @@ class Recording(Session):
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is recorded any more: after a failure, after the end, and in a process that was forked."""
-        return self.broken or self._closed or os.getpid() != self._process
+        return self.broken or self.interrupted or self._closed or os.getpid() != self._process
 
     def survives(self, error: Exception) -> bool:
         """Break off; but a program that was to come back to an anchor must not train from elsewhere."""
@@ -402,8 +403,8 @@ class Recording(Session):
 
     def finish(self, error: BaseException | None) -> None:
         """Take the last anchor, close the trace, sign the directory."""
-        if self.torn and error is not None:
-            self.break_off(error)  # an interrupt came while something was being written: it is not whole
+        if self.interrupted and error is not None:
+            self.break_off(error)
         for each in list(self.open):
             self.end_pass(each, complete=False)
         if self.entry is not None and self.entry.restored:
@@ -411,6 +412,8 @@ class Recording(Session):
                 self.after_pass(old, complete=False)
         self._finish(error)
         self._closed = True
+        if os.getpid() == self._process:
+            self._writer.close()  # also after a failure: a thread must not outlive the interpreter
 
     @_guarded
     def _finish(self, error: BaseException | None) -> None:

@@ -73,8 +73,8 @@ class Session(ABC):
         self._consumers: dict[str, dict[str, None]] = {}
         self.reseeding = Reseeding()
         self._batch_size: int | None = None
-        self.torn = 0
-        """How many things are being counted and written now; more than none at the end if an interrupt came between."""
+        self.interrupted = False
+        """Whether an interrupt came while something was being counted and written: it is then not whole."""
         self.draws_elsewhere = False
         """Whether another thread draws the batches than the one that takes the steps."""
         self._drawn_by: int | None = None
@@ -193,14 +193,16 @@ class Session(ABC):
         if not walk.has_ids:
             new.workers = {} if anew else dict(table.states)
         new.walk = walk
-        self.torn += 1
-        self.open.append(new)
-        if continued is not None:
-            walk.take_over(continued)
-        else:
-            self.clock.passes = new.number
-            self.after_iter(new)
-        self.torn -= 1
+        try:
+            self.open.append(new)
+            if continued is not None:
+                walk.take_over(continued)
+            else:
+                self.clock.passes = new.number
+                self.after_iter(new)
+        except BaseException:
+            self.interrupted = True
+            raise
         return new
 
     def _take_continued(self, loader: Any, new: Pass) -> Continued | None:
@@ -339,12 +341,14 @@ class Session(ABC):
         """End a walk; ``complete`` if it reached the loader's end."""
         if old not in self.open:
             return
-        self.torn += 1
-        self.open.remove(old)
-        if self.clock.iteration is None and not self.open:
-            self.clock.closed += 1
-        self.after_pass(old, complete=complete)
-        self.torn -= 1
+        try:
+            self.open.remove(old)
+            if self.clock.iteration is None and not self.open:
+                self.clock.closed += 1
+            self.after_pass(old, complete=complete)
+        except BaseException:
+            self.interrupted = True
+            raise
         if old.walk is not None:
             loader = old.walk.loader
             old.walk.close()

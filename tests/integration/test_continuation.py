@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from auditor.evidence.run_view import RunView
-from tests.support.continuation import enterable, go_on, record
+from tests.support.continuation import ZOO, enterable, go_on, record
 
 CASES = [
     "plain",
@@ -47,7 +47,7 @@ def test_every_step_after_an_anchor_is_equal_in_every_digest(tmp_path: Path, cas
     starts = [anchor for anchor in anchors if anchor["at"] == "pass"]
     assert inside
     for anchor in (inside[len(inside) // 2], *starts[1:2]):
-        assert go_on(tmp_path, case, anchor) is None, anchor
+        assert go_on(tmp_path, [ZOO, "--case", case], anchor) is None, anchor
 
 
 def test_state_that_a_data_set_keeps_inside_its_workers_is_named(tmp_path: Path) -> None:

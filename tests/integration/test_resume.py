@@ -83,6 +83,44 @@ def test_a_program_with_checkpoints_of_its_own_is_told_what_it_repeated(
     assert f"{repeated} samples were repeated" in findings["MA823"]
 
 
+def test_a_pass_that_the_program_left_is_over_and_an_evaluation_takes_nobodys_place(tmp_path: Path) -> None:
+    """Passes of four of six batches, a checkpoint after each; an evaluation first, before and after the cut."""
+    program = """
+import os, signal, sys
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+import auditor
+data, held_out = TensorDataset(torch.arange(24.0).unsqueeze(1)), TensorDataset(torch.arange(8.0).unsqueeze(1))
+with auditor.record("run", seed=0, resume="program") as recorded:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    recorded.watch(model=model, optimizer=optimizer)
+    done = 0
+    if os.path.exists("done"):
+        done = int(open("done").read())
+        recorded.resumed(4 * done)
+    for _ in recorded.batches(DataLoader(held_out, 4)):
+        pass
+    for epoch in range(done, 3):
+        for place, (batch,) in enumerate(recorded.batches(DataLoader(data, 4, shuffle=True))):
+            model(batch).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            recorded.step()
+            if os.environ.get("DIE") and epoch == 1 and place == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if place == 3:
+                break
+        open("done", "w").write(str(epoch + 1))
+"""
+    (tmp_path / "program.py").write_text(program)
+    assert run(sys.executable, "program.py", cwd=tmp_path, DIE="1").returncode == -9
+    again = run(sys.executable, "program.py", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert resumed_passes(tmp_path) == []
+    assert memaudit("verify", "run", cwd=tmp_path).returncode == 0
+
+
 def test_a_program_that_does_not_say_where_it_goes_on_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     assert run(sys.executable, "program.py", "silent", "6", cwd=tmp_path).returncode == -9

@@ -19,8 +19,13 @@ ZOO = str(Path(__file__).parent / "zoo.py")
 
 def record(cwd: Path, case: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one training of the zoo in a process of its own."""
+    return start(cwd, [ZOO, "--case", case, *words], **environment)
+
+
+def start(cwd: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with Python, in a process of its own."""
     return subprocess.run(
-        [sys.executable, ZOO, "--case", case, *words],
+        [sys.executable, *command],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
@@ -35,7 +40,7 @@ def enterable(run: Path) -> list[dict[str, Any]]:
     return [anchor.event for anchor in RunView.open(run).anchors if anchor.event["enter"] is not None]
 
 
-def go_on(cwd: Path, case: str, anchor: dict[str, Any], *words: str) -> Divergence | None:
+def go_on(cwd: Path, command: list[str], anchor: dict[str, Any]) -> Divergence | None:
     """Continue from an anchor to the run's end with the recorded streams; return where the two part, if they do.
 
     Raises
@@ -45,6 +50,7 @@ def go_on(cwd: Path, case: str, anchor: dict[str, Any], *words: str) -> Divergen
     """
     run = RunView.open(cwd / "run")
     last = max(event["step"] for event in run.trace.of("step"))
+    in_a_loop = anchor["at"] == "step" or anchor["enter"] == "steps"
     cell = cwd / f"cell-{anchor['path'].replace('/', '-')}"
     cell.mkdir()
     description = {
@@ -55,11 +61,11 @@ def go_on(cwd: Path, case: str, anchor: dict[str, Any], *words: str) -> Divergen
         "key": None,
         "arm": "gate",
         "unit": None,
-        "fork": {"at": anchor["step"], "where": "step" if anchor["at"] == "step" else "pass"},
+        "fork": {"at": anchor["step"], "where": "step" if in_a_loop else "pass"},
         "horizons": [last - anchor["step"]],
     }
     write_canonical(cell / "cell.json", description)
-    process = record(cwd, case, *words, MEMAUDIT_CELL=str(cell), MEMAUDIT_CELL_RUN=str(cwd / "run"))
+    process = start(cwd, command, MEMAUDIT_CELL=str(cell), MEMAUDIT_CELL_RUN=str(cwd / "run"))
     result = json.loads((cell / "result.json").read_text()) if (cell / "result.json").exists() else {}
     assert result.get("status") == "finished", process.stderr[-3000:] + json.dumps(result)[:3000]
     continued = list(resolve_steps(read_trace(memoryview((cell / "trace.jsonl").read_bytes())).events))
