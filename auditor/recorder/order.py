@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,6 +24,9 @@ from auditor.recorder.workers import Begin, Carry, CarryingIterator, WorkerTable
 
 if TYPE_CHECKING:
     from auditor.recorder.passes import Continued
+
+_DRAWN_AT_ONCE = 32
+"""How many ids torch's RandomSampler draws at once with replacement."""
 
 Batch = Any
 Ids = list[int] | None
@@ -167,8 +171,9 @@ class Walk:
         self.before_first_draw = before_first_draw
         self.drawing: _TapIterator | None = None
         self.drawn: deque[Any] = deque()
-        self.delivered: list[int] = []
-        self.lengths: list[int] = []
+        self.delivered: array[int] = array("q")
+        """The ids consumed, in order; 8 bytes each, for passes that never end."""
+        self.lengths: array[int] = array("q")
         """How many ids each consumed batch had."""
         self.redrawn: Iterable[Any] | None = None
         if self.has_ids and loader.num_workers and not getattr(loader, "in_order", True):
@@ -254,7 +259,7 @@ class Walk:
 
     def deliver(self, ids: Ids) -> None:
         """Count a batch's ids as consumed."""
-        self.delivered += ids or []
+        self.delivered.extend(ids or ())
         self.lengths.append(len(ids or []))
 
     def take_over(self, before: Continued) -> None:
@@ -263,8 +268,8 @@ class Walk:
         if before.ids is None or size is None or len(before.ids) < size * before.position:
             self.has_ids = False
             return
-        self.delivered = [*before.ids[: size * before.position], *self.delivered]
-        self.lengths = [*[size] * before.position, *self.lengths]
+        self.delivered = array("q", before.ids[: size * before.position]) + self.delivered
+        self.lengths = array("q", [size] * before.position) + self.lengths
 
     def fast_forward(self) -> None:
         """Draw the index lists to skip now, not at the next batch (with workers it has happened already)."""
@@ -350,27 +355,34 @@ def _stock_sampler(loader: DataLoader[Any], original: Any) -> Any:
     return sampler if type(sampler) in known else None
 
 
-def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> list[int]:
-    """Return the ids of the rest of the pass, drawn anew as the sampler itself would draw them.
+def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> Iterator[int]:
+    """Yield the ids of the rest of the pass, drawn anew as the sampler itself would draw them: no more than needed.
 
     ``delivered`` counts the ids that were consumed in this pass, ``count`` is their number.
     """
     if type(sampler) is SequentialSampler:
-        return list(range(count, len(sampler.data_source)))
+        yield from range(count, len(sampler.data_source))
+        return
     generator = _drawing_generator(sampler)
     if type(sampler) is SubsetRandomSampler:
         remaining = _without(sampler.indices, delivered)
-        return [remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist()]
+        yield from (remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist())
+        return
     wanted = sampler.num_samples - count
     if type(sampler) is WeightedRandomSampler:
         weights = sampler.weights.clone()
         if not sampler.replacement:
             weights[list(delivered)] = 0.0
-        return torch.multinomial(weights, wanted, sampler.replacement, generator=generator).tolist() if wanted else []
+        if wanted:
+            yield from torch.multinomial(weights, wanted, sampler.replacement, generator=generator).tolist()
+        return
     length = len(sampler.data_source)
     if sampler.replacement:
-        return torch.randint(high=length, size=(wanted,), dtype=torch.int64, generator=generator).tolist()
-    return _shuffled_rest(length, wanted, delivered, count, generator)
+        for begin in range(0, wanted, _DRAWN_AT_ONCE):
+            size = (min(_DRAWN_AT_ONCE, wanted - begin),)
+            yield from torch.randint(high=length, size=size, dtype=torch.int64, generator=generator).tolist()
+        return
+    yield from itertools.islice(_shuffled_rest(length, delivered, count, generator), wanted)
 
 
 def _without(indices: Iterable[Any], delivered: Counter[int]) -> list[int]:
@@ -385,16 +397,13 @@ def _without(indices: Iterable[Any], delivered: Counter[int]) -> list[int]:
     return remaining
 
 
-def _shuffled_rest(
-    length: int, wanted: int, delivered: Counter[int], count: int, generator: torch.Generator
-) -> list[int]:
-    """Return ``wanted`` ids: first those missing from the permutation in progress, then whole new permutations."""
+def _shuffled_rest(length: int, delivered: Counter[int], count: int, generator: torch.Generator) -> Iterator[int]:
+    """Yield first the ids missing from the permutation in progress, then whole new permutations."""
     rounds = count // length
     remaining = [index for index in range(length) if delivered[index] <= rounds]
-    result = [remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist()]
-    while len(result) < wanted:
-        result += torch.randperm(length, generator=generator).tolist()
-    return result[:wanted]
+    yield from (remaining[position] for position in torch.randperm(len(remaining), generator=generator).tolist())
+    while True:
+        yield from torch.randperm(length, generator=generator).tolist()
 
 
 def _drawing_generator(sampler: Any) -> torch.Generator:
@@ -407,9 +416,8 @@ def _drawing_generator(sampler: Any) -> torch.Generator:
     return generator
 
 
-def _batched(ids: list[int], policy: dict[str, Any]) -> list[list[int]]:
+def _batched(ids: Iterator[int], policy: dict[str, Any]) -> Iterator[list[int]]:
     size = policy["batch_size"]
-    batches = [ids[start : start + size] for start in range(0, len(ids), size)]
-    if policy["drop_last"] and batches and len(batches[-1]) < size:
-        batches.pop()
-    return batches
+    while batch := list(itertools.islice(ids, size)):
+        if len(batch) == size or not policy["drop_last"]:
+            yield batch

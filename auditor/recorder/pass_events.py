@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def pass_members(old: Pass, ids: Ids | None, *, last: int, complete: bool) -> di
     return members
 
 
-def _windows(ids: Ids, lengths: list[int]) -> dict[str, Any]:
+def _windows(ids: Ids, lengths: Sequence[int]) -> dict[str, Any]:
     batches, multisets = window_multisets(ids, lengths)
     return {"batches": batches, "multisets": multisets}
 

@@ -147,7 +147,7 @@ def test_delivered_is_what_was_consumed_not_what_was_drawn(make: Callable[[], Da
     for _ in range(2):
         batch, _ = walk.draw()
         consumed += ids_of(batch)
-    assert walk.delivered == consumed
+    assert list(walk.delivered) == consumed
 
 
 @each_loader
@@ -157,7 +157,7 @@ def test_skipping_draws_the_same_order_and_fetches_nothing(make: Callable[[], Da
     reseed(0)
     again = Walk(make(), skip=2)
     again.fast_forward()
-    assert again.delivered == [*whole[0], *whole[1]]
+    assert list(again.delivered) == [*whole[0], *whole[1]]
     assert [ids for _, ids in drain(again)] == whole[2:]
     assert again.delivered == walk.delivered
 
@@ -208,7 +208,7 @@ def rest_after(make: Callable[[], DataLoader[Any]], consumed: int, key: str) -> 
         assert ids == ids_of(batch)
         rest += ids
     walk.close()
-    assert walk.delivered == before + rest
+    assert list(walk.delivered) == before + rest
     return before, rest, walk
 
 
@@ -314,6 +314,18 @@ def test_an_order_that_cannot_be_redrawn_is_kept_and_said() -> None:
     assert "Pairs" in reason
     assert "order was kept" in reason
     assert first + [ids for _, ids in drain(walk)] == expected
+
+
+def test_the_rest_of_a_pass_of_ten_thousand_million_ids_is_drawn_as_it_is_needed() -> None:
+    data = TensorDataset(torch.arange(SIZE))
+    for replacement in (True, False):
+        sampler = RandomSampler(data, replacement=replacement, num_samples=int(1e10))
+        walk = Walk(DataLoader(data, batch_size=4, sampler=sampler))
+        walk.draw()
+        torch.manual_seed(3)
+        assert walk.redraw() is None
+        assert len({index for _ in range(SIZE) for index in walk.draw()[1]}) > 1
+        walk.close()
 
 
 def test_redrawing_before_the_first_batch_and_after_the_last() -> None:
