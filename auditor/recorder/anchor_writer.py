@@ -40,15 +40,15 @@ class AnchorWriter:
         self._thread = threading.Thread(target=self._write, args=(snapshot, path), name="memaudit-anchor")
         self._thread.start()
 
-    def collect(self, *, wait: bool) -> Stored | None:
-        """Return the anchor that was written since the last call, if there is one; ``wait`` for one in the making.
+    def collect(self) -> Stored | None:
+        """Wait for the anchor in the making, if there is one, and return it.
 
         Raises
         ------
         Exception
             Whatever kept it from being written.
         """
-        if self._thread is None or (not wait and self._thread.is_alive()):
+        if self._thread is None:
             return None
         self._thread.join()
         self._thread = None

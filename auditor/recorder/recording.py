@@ -230,7 +230,9 @@ class Recording(Session):
             at = "start" if first else "pass"
             if not self.uses_epochs or self._entrance(at) is not None:
                 self._anchor(at, beginning=new)
-        self._collect(wait=True)  # workers are forked next: the writing thread is not to be there then
+        loader = self.loaders.alive().get(new.loader or 0)
+        if loader is not None and loader.num_workers:
+            self._collect()  # workers are forked next: the writing thread is not to be there then
 
     @_guarded
     def after_iter(self, new: Pass) -> None:
@@ -267,11 +269,11 @@ class Recording(Session):
         """Write the step event, and a seal where one is due."""
         every = self.settings.leaves_every
         leaves = every is not None and (self.clock.step + 1) % every == 0
-        self._collect(wait=False)
         self.write_step(self._journal, loss, leaves=leaves)
         if self.settings.order == "ids":
             self._order.note(self.open)
         if self.clock.step % self.settings.seal_every == 0:
+            self._collect()
             self._seal()
 
     @_guarded
@@ -308,7 +310,7 @@ class Recording(Session):
             self._resume_values(),
         )
         # One at a time: a disk that is slower than the training makes the training wait here.
-        self._collect(wait=True)
+        self._collect()
         path = f"{ANCHORS}/step-{self.clock.step:06d}"
         again, base = 1, path
         while (self._directory / path).exists():
@@ -335,9 +337,12 @@ class Recording(Session):
         if at in ("start", "pass", "end"):
             self._measure()
 
-    def _collect(self, *, wait: bool) -> None:
-        """Write into the trace which anchor is on the disk by now, and drop what need not be kept any more."""
-        stored = self._writer.collect(wait=wait)
+    def _collect(self) -> None:
+        """Write into the trace that the last anchor is on the disk, and drop what need not be kept any more.
+
+        Where this happens does not depend on the disk: equal runs leave equal traces.
+        """
+        stored = self._writer.collect()
         if stored is None:
             return
         self._trace.append("stored", {"path": stored.path, "files": stored.files})
@@ -432,7 +437,7 @@ class Recording(Session):
             _tell("another thread drew the batches than the one that took the steps: sample ids are unknown")
         if error is None and self.clock.step:
             self._anchor("end")
-        self._collect(wait=True)
+        self._collect()
         if self.probes or self.user_outcomes:
             self._write_probes()
         # Once more: what was counted while training ran, such as how often a stream was seeded again, is known now.
