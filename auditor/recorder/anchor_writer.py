@@ -58,6 +58,11 @@ class AnchorWriter:
             raise error
         return done
 
+    def check(self) -> None:
+        """Raise at once what kept the anchor in the making from being written, if that is known by now."""
+        if self._error is not None:
+            self.collect()
+
     def close(self) -> None:
         """Wait for what is being written, and ask no more about it."""
         if self._thread is not None:

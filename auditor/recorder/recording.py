@@ -269,6 +269,7 @@ class Recording(Session):
         """Write the step event, and a seal where one is due."""
         every = self.settings.leaves_every
         leaves = every is not None and (self.clock.step + 1) % every == 0
+        self._writer.check()
         self.write_step(self._journal, loss, leaves=leaves)
         if self.settings.order == "ids":
             self._order.note(self.open)
