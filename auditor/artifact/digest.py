@@ -6,7 +6,6 @@ XXH3-128 is fast and not collision-resistant: digests locate and compare. Eviden
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from auditor.artifact.canonical import canonical_bytes
 
 ALGORITHM = "xxh3-128-tree-1"
 CHUNK_BYTES = 1 << 20
-DIGEST_BYTES = 16
 SHARED_BYTES = 32 << 20
 """From this size on threads share a tensor's chunks; below, handing out costs more than it saves."""
 _MOST_THREADS = 8
@@ -122,20 +120,3 @@ def source_digest(leaves: Mapping[str, bytes], values: Any = None) -> bytes:
 def digest_text(digest: bytes) -> str:
     """Return a 16-byte digest as 22 characters of unpadded base64url."""
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
-
-
-def digest_bytes(text: str) -> bytes:
-    """Undo :func:`digest_text`, strictly.
-
-    Raises
-    ------
-    ValueError
-        If ``text`` is not the one way to write a digest.
-    """
-    try:
-        digest = base64.b64decode(text + "==", altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"not a digest: {text!r}") from error
-    if len(digest) != DIGEST_BYTES or digest_text(digest) != text:
-        raise ValueError(f"not a digest: {text!r}")
-    return digest

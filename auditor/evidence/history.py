@@ -92,14 +92,8 @@ class History:
         kind = event["event"]
         if kind in _TIMELINE:
             self.timeline.append(event)
+        self._count(event)
         match kind:
-            case "step":
-                self.step = event["step"]
-            case "iter":
-                self.begun = max(self.begun, event["pass"])
-                self.open[event["pass"]] = event
-            case "pass":
-                self.open.pop(event["pass"], None)
             case "anchor":
                 record = AnchorRecord(event)
                 self.anchors.append(record)
@@ -141,14 +135,17 @@ class History:
         self.step = self.begun = 0
         self.open = {}
         for event in self.timeline:
-            match event["event"]:
-                case "step":
-                    self.step = event["step"]
-                case "iter":
-                    self.begun = max(self.begun, event["pass"])
-                    self.open[event["pass"]] = event
-                case "pass":
-                    self.open.pop(event["pass"], None)
+            self._count(event)
+
+    def _count(self, event: Event) -> None:
+        match event["event"]:
+            case "step":
+                self.step = event["step"]
+            case "iter":
+                self.begun = max(self.begun, event["pass"])
+                self.open[event["pass"]] = event
+            case "pass":
+                self.open.pop(event["pass"], None)
 
 
 def _unlike(event: Event, anchor: Event) -> str | None:

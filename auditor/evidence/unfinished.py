@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 
 from auditor.artifact import order_file, run_directory
-from auditor.artifact.digest import array_digest, digest_text
 from auditor.artifact.order_file import Ids
 from auditor.artifact.run_directory import MANIFEST, TENSORS, TRACE, VALUES, order_part
 from auditor.artifact.trace import GENESIS, TraceInUseError, TraceWriter
+from auditor.artifact.windows import multiset
 from auditor.errors import MemauditError, NothingToAuditError
 from auditor.evidence.checks.anchors import in_context, state_faults
 from auditor.evidence.checks.files import leftover_paths
@@ -319,7 +319,7 @@ class Unfinished:
             "policy": begun["policy"],
             "file": file,
             "sha256": hashlib.sha256((self.path / file).read_bytes()).hexdigest(),
-            "multiset": digest_text(array_digest("ids", np.sort(ids).astype(np.int64))),
+            "multiset": multiset(ids.astype(np.int64)),
             "windows": None,
             **_resumed(self.history, number),
         }

@@ -17,7 +17,7 @@ import numpy as np
 
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.digest import ALGORITHM, array_digest, digest_text
-from auditor.artifact.run_directory import ANCHORS, ENVIRONMENT, TRACE
+from auditor.artifact.run_directory import ENVIRONMENT, TRACE, anchor_path
 from auditor.artifact.trace import FORMAT as TRACE_FORMAT
 from auditor.artifact.trace import TraceWriter
 from auditor.errors import MemauditError
@@ -228,7 +228,7 @@ class Recording(Session):
             self._anchor_is_due |= due and not first
         elif due and self._last_anchor not in ((self.clock.step, "start"), (self.clock.step, "pass")):
             at = "start" if first else "pass"
-            if not self.uses_epochs or self._entrance(at) is not None:
+            if not self.clock.epoch_loop or self._entrance(at) is not None:
                 self._anchor(at, beginning=new)
         loader = self.loaders.alive().get(new.loader or 0)
         if loader is not None and loader.num_workers:
@@ -312,7 +312,7 @@ class Recording(Session):
         )
         # One at a time: a disk that is slower than the training makes the training wait here.
         self._collect()
-        path = f"{ANCHORS}/step-{self.clock.step:06d}"
+        path = anchor_path(self.clock.step)
         again, base = 1, path
         while (self._directory / path).exists():
             # The start of the next pass, or the end, where an anchor inside the pass was taken after the same step;
@@ -371,9 +371,9 @@ class Recording(Session):
         if at != "start":
             if self.clock.closed:
                 return None  # it would come to another pass first
-            if not looping and (not self.uses_epochs or self.clock.epoch is None):
+            if not looping and (not self.clock.epoch_loop or self.clock.epoch is None):
                 return None
-        return "steps" if looping and not self.uses_epochs else "epochs"
+        return "steps" if looping and not self.clock.epoch_loop else "epochs"
 
     def _resume_values(self) -> dict[str, Any]:
         """Return what else a fresh process needs: passes in progress, loaders, counters, gradients, what was drawn."""

@@ -64,7 +64,6 @@ class Session(ABC):
         """The passes in progress, in the order of their begin."""
         self.loaders = Loaders()
         self.consumed = Consumed()
-        self.uses_epochs = False
         self.entry: Entry | None = None
         """The anchor to come back to, if there is one."""
         self.continued: Continued | None = None
@@ -134,7 +133,6 @@ class Session(ABC):
 
     def first_epoch(self, count: int) -> int:
         """Return the epoch that ``run.epochs(count)`` begins with: 0, or an anchor's."""
-        self.uses_epochs = True
         self.clock.epoch_loop += 1
         return 0 if self.entry is None else self.entry.enter_epochs(self.clock.epoch_loop, count)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,10 +23,15 @@ from auditor.state.source import Source, UncapturedSource
 from auditor.state.stateful import CONTAINERS, ContainerSource, Stateful, StatefulSource, TensorSource
 from auditor.state.survey import OPTIMIZER_HOOKS, Memory, Place, Survey, Surveyor, registered_places
 
-# What torch.optim.Optimizer itself puts on an optimizer.
-_OPTIMIZER_INTERNALS = frozenset(vars(torch.optim.SGD([torch.zeros(1)], lr=0.1))) | {
-    *("param_groups", "state", "defaults", "step", "_opt_called", "_step_count", "base_optimizer"),
-}
+
+@cache
+def _optimizer_internals() -> frozenset[str]:
+    """Return what torch.optim.Optimizer itself puts on an optimizer.
+
+    Not at import: making the first optimizer brings torch._dynamo, over a second of it.
+    """
+    own = vars(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    return frozenset(own) | {"step", "_opt_called", "_step_count", "base_optimizer"}
 
 
 @dataclass
@@ -209,7 +214,7 @@ class Finder:
         }
         surveyor = Surveyor(self._known, skipped, self._memory(keyword), strict=False)
         if not torchs_own:
-            surveyor.attributes(optimizer, prefix.removesuffix("."), hidden=_OPTIMIZER_INTERNALS | inner.keys())
+            surveyor.attributes(optimizer, prefix.removesuffix("."), hidden=_optimizer_internals() | inner.keys())
         surveyor.hooks(optimizer, prefix.removesuffix("."), OPTIMIZER_HOOKS)
         self._feel(surveyor.found)
         modules_kept: dict[str, list[Place]] = {}

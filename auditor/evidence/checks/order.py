@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor.artifact.digest import array_digest, digest_text
 from auditor.artifact.order_file import Ids
 from auditor.artifact.run_directory import MANIFEST, TRACE, order_part
-from auditor.artifact.windows import window_multisets
+from auditor.artifact.windows import multiset, window_multisets
 from auditor.errors import MemauditError
 from auditor.evidence.checks.formats import order_ids
 from auditor.evidence.examination import RUN, Examination
@@ -124,7 +123,7 @@ def _check_counts(event: dict[str, Any], ids: Ids) -> Iterator[Finding]:
             found=str(ids.size),
         )
     if event["multiset"] is not None:
-        found = _multiset(ids)
+        found = multiset(ids.astype(np.int64))
         if found != event["multiset"]:
             yield COUNTS.finding(
                 f"{where}/multiset",
@@ -160,10 +159,6 @@ def _check_windows(event: dict[str, Any], ids: Ids, where: str) -> Iterator[Find
         if expected != found:
             message = f"window {index + 1} of pass {event['pass']} names another multiset of ids"
             yield COUNTS.finding(f"{where}/windows/multisets/{index}", message, expected=expected, found=found)
-
-
-def _multiset(ids: Ids) -> str:
-    return digest_text(array_digest("ids", np.sort(ids).astype(np.int64)))
 
 
 def _check_resumed(event: dict[str, Any], ids: Ids, walk: OrderWalk) -> Iterator[Finding]:

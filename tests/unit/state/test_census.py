@@ -9,19 +9,9 @@ from torch.utils.data import TensorDataset
 from auditor.artifact.resources import schema
 from auditor.errors import MemauditError
 from auditor.state.census import Watched
+from tests.unit.state.state_support import names, watch
 
 DATA = TensorDataset(torch.arange(4.0))
-
-
-def watch(**objects: object) -> Watched:
-    found = Watched()
-    for name, thing in objects.items():
-        found.add(name, thing)
-    return found
-
-
-def names(found: Watched) -> list[str]:
-    return [source.name for source in found.sources()]
 
 
 def test_one_of_each_kind_in_the_order_of_the_census() -> None:
