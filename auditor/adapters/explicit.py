@@ -31,6 +31,7 @@ def record(
     key: str | os.PathLike[str] | None = None,
     keep_anchors: int | None = None,
     resume: bool | str = False,
+    sources: bool = True,
 ) -> Run:
     """Record one training into the run directory ``out``; use it as ``with auditor.record(…) as run:``.
 
@@ -55,6 +56,8 @@ def record(
     resume
         True goes on with an unfinished run in ``out``, from its last anchor, bit for bit; where there is none, a new
         run begins. ``"program"`` leaves state to the program, which says ``run.resumed(step)``.
+    sources
+        False keeps the text of the program and of the modules beside it out of the run; their hashes stay.
 
     Raises
     ------
@@ -71,6 +74,7 @@ def record(
             key=key,
             keep_anchors=keep_anchors,
             resume=resume,
+            sources=sources,
         )
     )
 

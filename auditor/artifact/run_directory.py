@@ -21,6 +21,7 @@ ENVIRONMENT = "environment.json"
 PROBES = "probe/probes.json"
 ORDER = "order"
 ANCHORS = "anchors"
+SOURCE = "source"
 TENSORS = "tensors.safetensors"
 VALUES = "values.json"
 PLAN_SOURCE = "plan.yaml"
@@ -30,9 +31,13 @@ CELLS = "cells"
 
 MAX_ENTRIES = 1_000_000
 MAX_DEPTH = 32
+MAX_SOURCE_FILE_BYTES = 1 << 20
+MAX_SOURCE_BYTES = 16 << 20
+MAX_SOURCE_FILES = 2_000
 _MAP_ABOVE = 1 << 20
 _CHUNK = 1 << 20
 _HALF_WRITTEN = re.compile(r"\.[^/]+\.[0-9]+\.tmp")
+_SOURCE_FOLDER = re.compile(r"source(-[2-9]|-[1-9][0-9]+)?")
 
 
 def order_file(number: int, again: int = 1) -> str:
@@ -51,6 +56,25 @@ def order_part(number: int) -> str:
 def anchor_path(step: int) -> str:
     """Return the usual path of the anchor after ``step``, below the run."""
     return f"{ANCHORS}/step-{step:06d}"
+
+
+def source_folder(environment_file: str) -> str:
+    """Return the folder for the text of the program that an environment file describes: ``source``, ``source-2``, …"""
+    return SOURCE + environment_file.removeprefix("environment").removesuffix(".json")
+
+
+def environment_of(path: str) -> str | None:
+    """Return the environment file that speaks of a path: of ``source-2/train.py``, environment-2.json; None elsewhere.
+
+    ``path`` may be the folder alone.
+    """
+    folder = _SOURCE_FOLDER.fullmatch(path.partition("/")[0])
+    return None if folder is None else f"environment{folder[1] or ''}.json"
+
+
+def can_keep_source(path: str) -> bool:
+    """Say whether a program's file can be kept under its path from the program's folder."""
+    return is_inside(path) and path.count("/") < MAX_DEPTH and not is_half_written(f"{SOURCE}/{path}")
 
 
 def is_half_written(path: str) -> bool:

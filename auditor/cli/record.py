@@ -25,6 +25,9 @@ from auditor.errors import MemauditError, NothingToAuditError
 @click.option("--anchor-every", type=click.IntRange(1), metavar="N", help="Steps between anchors inside a pass.")
 @click.option("--leaves-every", type=click.IntRange(1), metavar="N", help="Steps between per-tensor digests.")
 @click.option("--order", type=click.Choice(["ids", "hash"]), help="Keep sample ids, or only their hashes.")
+@click.option(
+    "--sources/--no-sources", default=None, help="Keep the program's text in the run (the default), or only its hashes."
+)
 @click.option("--keep-anchors", type=click.IntRange(1), metavar="N", help="Keep only the newest N anchors.")
 @click.option(
     "--resume",
@@ -41,6 +44,7 @@ def command(
     anchor_every: int | None,
     leaves_every: int | None,
     order: str | None,
+    sources: bool | None,
     keep_anchors: int | None,
     resume: str | None,
     key: Path | None,
@@ -69,6 +73,7 @@ def command(
         "MEMAUDIT_ANCHOR_EVERY": anchor_every,
         "MEMAUDIT_LEAVES_EVERY": leaves_every,
         "MEMAUDIT_ORDER": order,
+        "MEMAUDIT_SOURCES": None if sources is None else "on" if sources else "off",
         "MEMAUDIT_KEEP_ANCHORS": keep_anchors,
         "MEMAUDIT_RESUME": resume,
         "MEMAUDIT_KEY": None if key is None else str(key.resolve()),

@@ -16,6 +16,7 @@ from auditor.artifact.run_directory import Inventory
 from auditor.errors import InconclusiveError, NothingToAuditError
 from auditor.evidence import manifest as manifests
 from auditor.evidence.history import History
+from auditor.evidence.source_texts import SourceTexts, read_source_texts
 from auditor.evidence.trace_reader import TraceReading, read_trace
 
 
@@ -154,11 +155,7 @@ class RunView:
     @cached_property
     def anchors(self) -> list[AnchorView]:
         """The anchors that count and whose files are there, in the order they were taken."""
-        return [
-            AnchorView({**record.event, "files": record.stored["files"]}, self.inventory)
-            for record in self.history.anchors
-            if record.stored is not None and record.is_kept and not record.void
-        ]
+        return stored_anchors(self.history, self.inventory)
 
     @cached_property
     def probes(self) -> dict[str, Any]:
@@ -183,9 +180,33 @@ class RunView:
                 name = run_directory.ENVIRONMENT if other is None else other["file"]
         return self._environment(name)
 
+    def source_texts(self, environment_file: str = run_directory.ENVIRONMENT) -> SourceTexts:
+        """Return the kept text of the program and its modules as one environment file names them.
+
+        Raises
+        ------
+        MemauditError
+            If that file is not there or breaks its format.
+        """
+        # Here, not above: it brings JSON Schema, and few readers ask.
+        from auditor.evidence.examination import check_schema
+
+        environment = self._environment(environment_file)
+        check_schema(environment, "environment", environment_file)
+        return read_source_texts(self.inventory, environment_file, environment["program"])
+
     def _environment(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = strict_json.parse_canonical(self.inventory.bytes_of(name), name)
         return value
+
+
+def stored_anchors(history: History, inventory: Inventory) -> list[AnchorView]:
+    """Return the anchors of a history that count and whose files are there, in the order they were taken."""
+    return [
+        AnchorView({**record.event, "files": record.stored["files"]}, inventory)
+        for record in history.anchors
+        if record.stored is not None and record.is_kept and not record.void
+    ]
 
 
 def resolve_steps(events: Iterable[dict[str, Any]]) -> Iterator[Step]:

@@ -238,8 +238,16 @@ class Unfinished:
 
     def _remove_leftovers(self) -> list[str]:
         named = {path for path, _, _ in named_files(self.reading.events)}
-        files = self._examined.inventory.files
-        unnamed = [path for path in files if _LATER_ENVIRONMENT.fullmatch(path) and path not in named]
+        inventory = self._examined.inventory
+        paths = (*inventory.files, *(entry.path for entry in inventory.irregular))
+        tops = sorted({path.partition("/")[0] for path in paths})
+        # An environment that no event speaks of: the recorder was killed while it was about to go on in it.
+        unnamed = [
+            top
+            for top in tops
+            for environment in [top if _LATER_ENVIRONMENT.fullmatch(top) else run_directory.environment_of(top)]
+            if environment is not None and environment not in named
+        ]
         done = []
         for path in [*leftover_paths(self._examined), *unnamed]:
             target = self.path / path

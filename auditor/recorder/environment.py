@@ -6,9 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
-import site
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from auditor.recorder.settings import program
-
 FORMAT = "environment-1"
 
 
-def describe() -> dict[str, Any]:
-    """Return the content of environment.json."""
-    main = sys.modules.get("__main__")
-    specification = getattr(main, "__spec__", None)
-    module = specification.name if specification is not None and specification.name != "__main__" else None
+def describe(program: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of environment.json; ``program`` is its member of that name."""
     return {
         "format": FORMAT,
         "numerics": numerics_class(),
@@ -38,7 +31,7 @@ def describe() -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "devices": _devices(),
         },
-        "program": {**program(), "module": module, "modules": _own_modules(), "cwd": str(Path.cwd())},
+        "program": program,
         "flags": {
             "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED"),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
@@ -71,27 +64,6 @@ def numerics_class() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "devices": _devices(),
     }
-
-
-def _own_modules() -> dict[str, str]:
-    """Return the SHA-256 of each module imported so far that lies beside the program, by its path from there."""
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
-    if main is None:
-        return {}
-    root = Path(main).resolve().parent
-    installed = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())}
-    found: dict[str, str] = {}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "auditor":
-            continue  # memaudit's own version stands elsewhere
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py"):
-            continue
-        path = Path(file).resolve()
-        beside = path.is_relative_to(root) and not any(path.is_relative_to(other) for other in installed)
-        if beside and path != Path(main).resolve() and path.is_file():
-            found[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
 
 
 def _devices() -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.digest import ALGORITHM, array_digest, digest_text
-from auditor.artifact.run_directory import ENVIRONMENT, TRACE, anchor_path
+from auditor.artifact.run_directory import ENVIRONMENT, TRACE, anchor_path, source_folder
 from auditor.artifact.trace import FORMAT as TRACE_FORMAT
 from auditor.artifact.trace import TraceWriter
 from auditor.errors import MemauditError
@@ -32,9 +32,10 @@ from auditor.recorder.journal import Journal
 from auditor.recorder.order_log import OrderLog
 from auditor.recorder.pass_events import iter_members, known_ids, pass_members
 from auditor.recorder.passes import Consumed, Continued, Pass
+from auditor.recorder.program_files import ProgramFiles, read_program
 from auditor.recorder.resuming import Reopened, can_resume, reopen
 from auditor.recorder.session import Session
-from auditor.recorder.settings import NOTE, OUT, Settings, program
+from auditor.recorder.settings import NOTE, OUT, Settings
 from auditor.state.anchor import Anchor, Snapshot
 from auditor.state.module import evaluation_modes
 
@@ -74,25 +75,26 @@ class Recording(Session):
         self.broken = False
         self._closed = False
         self._process = os.getpid()
-        self._program = program()
+        files = read_program(keep=settings.sources)
+        self._program = files.identity
         self._started = _now()
         self._clock_start = time.monotonic()
         self._key: SigningKey = load_or_create_default() if settings.key is None else load_private(settings.key)
         # The command names one directory; a program's further runs go beside it.
         if self._block > 1 and OUT in os.environ:
             settings = replace(settings, out=settings.out.with_name(f"{settings.out.name}-{self._block}"))
-        self._environment = environment.describe()
+        self._environment = environment.describe(files.described)
         self._stored: list[str] = []
         self._last_anchor: tuple[int, str] | None = None
         self._anchor_is_due = False
         self._reopened: Reopened | None = None
         self._resumed_by_program = False
         if can_resume(settings):
-            self._reopened = reopen(settings, self._key, self._environment)
+            self._reopened = reopen(settings, self._key, self._environment, files)
             self._directory, self._trace = self._reopened.directory, self._reopened.trace
         else:
             self._directory = _new_directory(settings.out)
-            self._trace = self._begin_trace()
+            self._trace = self._begin_trace(files)
         _tell_command(self._directory)
         self._journal = Journal(self._trace, self.contract_of, self.reseeding)
         self._order = OrderLog(self._directory)
@@ -100,7 +102,10 @@ class Recording(Session):
         if self._reopened is not None:
             self._go_on(self._reopened)
 
-    def _begin_trace(self) -> TraceWriter:
+    def _begin_trace(self, files: ProgramFiles) -> TraceWriter:
+        program, told = files.write(self._directory / source_folder(ENVIRONMENT))
+        _tell(*told)
+        self._environment = {**self._environment, "program": program}
         text = write_canonical(self._directory / ENVIRONMENT, self._environment)
         trace = TraceWriter(self._directory / TRACE)
         trace.append(

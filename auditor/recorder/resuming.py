@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from auditor.artifact.canonical import write_canonical
+from auditor.artifact.run_directory import source_folder
 from auditor.artifact.trace import TraceWriter
 from auditor.errors import MemauditError
 from auditor.evidence.history import History
 from auditor.evidence.keys import SigningKey
 from auditor.evidence.run_view import RunView
-from auditor.recorder.settings import Settings, program
+from auditor.recorder.program_files import ProgramFiles
+from auditor.recorder.settings import Settings
 
 
 @dataclass
@@ -50,8 +52,10 @@ class Reopened:
         return history.begun
 
 
-def reopen(settings: Settings, key: SigningKey, described: dict[str, Any]) -> Reopened:
+def reopen(settings: Settings, key: SigningKey, described: dict[str, Any], files: ProgramFiles) -> Reopened:
     """Open the unfinished run of ``settings.out`` again, if it is this program's.
+
+    ``described`` is the environment now, and ``files`` the program in it.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def reopen(settings: Settings, key: SigningKey, described: dict[str, Any]) -> Re
     unfinished.require(key)
     start = unfinished.reading.events[0]
     seed = None if settings.seed is None else str(settings.seed)
-    this = program()
+    this = files.identity
     for what, recorded, now in (
         (
             "program",
@@ -95,10 +99,10 @@ def reopen(settings: Settings, key: SigningKey, described: dict[str, Any]) -> Re
         while (settings.out / f"environment-{number}.json").exists():
             number += 1
         file = f"environment-{number}.json"
-        environment = {
-            "file": file,
-            "sha256": hashlib.sha256(write_canonical(settings.out / file, described)).hexdigest(),
-        }
+        member, problems = files.write(settings.out / source_folder(file))
+        told += problems
+        text = write_canonical(settings.out / file, {**described, "program": member})
+        environment = {"file": file, "sha256": hashlib.sha256(text).hexdigest()}
     same = described["numerics"] == view.environment["numerics"]
     return Reopened(settings.out.resolve(), view, unfinished.writer(), in_progress, told, environment, same)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from auditor.errors import MemauditError
 
@@ -18,6 +17,7 @@ LEAVES_EVERY = "MEMAUDIT_LEAVES_EVERY"
 ORDER = "MEMAUDIT_ORDER"
 KEEP_ANCHORS = "MEMAUDIT_KEEP_ANCHORS"
 RESUME = "MEMAUDIT_RESUME"
+SOURCES = "MEMAUDIT_SOURCES"
 KEY = "MEMAUDIT_KEY"
 NOTE = "MEMAUDIT_NOTE"
 CELL = "MEMAUDIT_CELL"
@@ -48,6 +48,8 @@ class Settings:
     """Whether an unfinished run in ``out`` goes on: from its last anchor, or from where the program says."""
     seal_every: int = 100
     """Steps between signatures over the trace so far."""
+    sources: bool = True
+    """Whether the program's text is kept, or only its hashes."""
 
     @classmethod
     def resolve(
@@ -61,6 +63,7 @@ class Settings:
         key: str | os.PathLike[str] | None,
         keep_anchors: int | None = None,
         resume: bool | str = False,
+        sources: bool = True,
     ) -> Settings:
         """Merge the call's arguments with the command line's, which reach the script through its environment.
 
@@ -73,6 +76,9 @@ class Settings:
         wanted = environment.get(ORDER, order)
         if wanted not in ("ids", "hash"):
             raise MemauditError(f"order={wanted!r} is not known", next_step="use 'ids' or 'hash'")
+        kept = environment.get(SOURCES, "on" if sources else "off").lower()
+        if kept not in ("on", "off"):
+            raise MemauditError(f"{kept!r} is neither on nor off", where=f"${SOURCES}", next_step="use 'on' or 'off'")
         commanded = environment.get(SEED)
         final_seed = seed if commanded is None else _integer(commanded, SEED)
         if final_seed is not None and not 0 <= final_seed < 2**63:
@@ -88,6 +94,7 @@ class Settings:
             key=None if named_key is None else Path(named_key),
             resume=_resume(environment.get(RESUME, resume)),
             keep_anchors=_positive(KEEP_ANCHORS, keep_anchors, "keep_anchors"),
+            sources=kept == "on",
         )
 
 
@@ -121,28 +128,3 @@ def _positive(variable: str, called: int | None, name: str) -> int | None:
 def is_off() -> bool:
     """Return whether ``MEMAUDIT=off`` asks every call to do nothing but the seeding."""
     return os.environ.get(OFF, "").lower() == "off"
-
-
-def program() -> dict[str, Any]:
-    """Return the program that runs: ``{path, sha256, argv}``; path and hash are null in an interactive session."""
-    import hashlib
-
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    argv = _arguments()
-    if file is None or not Path(file).is_file():
-        return {"path": None, "sha256": None, "argv": argv}
-    path = Path(file).resolve()
-    here = Path.cwd().resolve()
-    return {
-        # Relative where it can be: the path then means something on another machine, and says less about this one.
-        "path": str(path.relative_to(here) if path.is_relative_to(here) else path),
-        "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
-        "argv": argv,
-    }
-
-
-def _arguments() -> list[str]:
-    """Return the arguments the program was started with, whatever it has done to ``sys.argv`` since."""
-    words, script = sys.orig_argv, sys.argv[0] if sys.argv else ""
-    return list(words[words.index(script) + 1 :]) if script in words else list(sys.argv[1:])

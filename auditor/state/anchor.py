@@ -90,6 +90,8 @@ class Snapshot:
             "resume": self.resume.values,
         }
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        # In a container the next process often has the number of the one that was killed.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             save_file(tensors, temporary / TENSORS_FILE)

@@ -99,6 +99,7 @@ FILES = (
     "manifest.json",
     "trace.jsonl",
     "environment.json",
+    "source/parts/model.py",
     "order/pass-000001.npy",
     "anchors/step-000003/tensors.safetensors",
     "anchors/step-000003/values.json",

@@ -26,6 +26,9 @@ from auditor.evidence.seal import seal_fields
 Event = dict[str, Any]
 SAMPLES, BATCH, PASSES = 12, 4, 2
 SOURCES = ("params", "optimizer.momentum_buffer")
+PROGRAM = {"train.py": b"train", "parts/model.py": b"model", "parts/__init__.py": b""}
+LATER = {**PROGRAM, "parts/model.py": b"another model"}
+"""The program's text, before a cut and after it."""
 
 
 def canonical(value: Any) -> bytes:
@@ -155,7 +158,7 @@ class RunBuilder:
         """Write the run and return its directory; without ``finish`` it stays unfinished after the last seal."""
         self.root.mkdir(parents=True)
         self.program = {"path": "train.py", "sha256": hashlib.sha256(b"train").hexdigest(), "argv": ["--epochs", "2"]}
-        sha256 = self.write("environment.json", canonical(self.environment()) + b"\n")
+        sha256 = self.write_environment("environment.json", self.environment())
         start = {"format": "trace-1", "digest": "xxh3-128-tree-1", "seed": "0", "program": self.program}
         self.append("start", {**start, "order": self.order, "environment": sha256})
         self.seal()
@@ -174,7 +177,9 @@ class RunBuilder:
             self.walk(number)
         self.anchor("end", PASSES)
 
-    def environment(self, torch: str = "2.13.0") -> Event:
+    def environment(self, torch: str = "2.13.0", texts: dict[str, bytes] | None = None) -> Event:
+        hashes = {path: hashlib.sha256(data).hexdigest() for path, data in (texts or PROGRAM).items()}
+        program = {**self.program, "sha256": hashes.pop("train.py"), "modules": hashes, "kept": self.kept()}
         return {
             "format": "environment-1",
             "numerics": {"torch": torch, "threads": 1},
@@ -182,9 +187,20 @@ class RunBuilder:
             "packages": {"numpy": "2.0.0"},
             "git": {"commit": "0" * 40, "dirty": False, "diff_sha256": hashlib.sha256(b"").hexdigest()},
             "hardware": {"machine": "x86_64"},
-            "program": {**self.program, "module": None, "modules": {}, "cwd": "/home/author"},
+            "program": {**program, "module": None, "cwd": "/home/author"},
             "flags": {},
         }
+
+    def kept(self) -> list[str]:
+        """The files of the program whose text lies in the run."""
+        return ["parts/__init__.py", "parts/model.py", "train.py"]
+
+    def write_environment(self, name: str, content: Event, texts: dict[str, bytes] | None = None) -> str:
+        """Write an environment file and the text of the program it describes; return the file's SHA-256."""
+        folder = name.replace("environment", "source").removesuffix(".json")
+        for path in self.kept():
+            self.write(f"{folder}/{path}", (texts or PROGRAM)[path])
+        return self.write(name, canonical(content) + b"\n")
 
     def sign(self) -> None:
         predicate = {
@@ -375,8 +391,8 @@ class RunBuilder:
         place = next(e for e in map(json.loads, reversed(self.lines)) if e["event"] == "anchor" and e["path"] == path)
         environment = None
         if torch is not None:
-            data = canonical(self.environment(torch)) + b"\n"
-            environment = {"file": "environment-2.json", "sha256": self.write("environment-2.json", data)}
+            sha256 = self.write_environment("environment-2.json", self.environment(torch, LATER), LATER)
+            environment = {"file": "environment-2.json", "sha256": sha256}
         members = {"step": self.step, "pass": place["pass"], "position": place["position"], "from": path}
         members["abandoned"] = done - self.step if abandoned is None else abandoned
         self.append("resume", {**members, "environment": environment})

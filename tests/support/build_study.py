@@ -38,7 +38,7 @@ def run_for_report(path: Path, *, steps: int = 240, names: dict[str, str] | None
         "packages": {"torch": "2.13.0", "numpy": "2.4.6", "scikit-learn": "1.5.0"},
         "git": {"commit": "0123456789abcdef", "dirty": True, "diff_sha256": "cd" * 32},
         "hardware": {"cpu": "a processor", "memory_bytes": 137438953472},
-        "program": {**program, "module": None, "modules": {}, "cwd": None},
+        "program": {**program, "module": None, "modules": {}, "kept": [], "cwd": None},
         "flags": {"PYTHONHASHSEED": "0"},
     }
     data = write_canonical(path / "environment.json", environment)

@@ -13,6 +13,7 @@ from auditor.evidence.checks import (
     order,
     seals,
     sequence,
+    sources,
     study,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "order",
     "seals",
     "sequence",
+    "sources",
     "study",
 ]

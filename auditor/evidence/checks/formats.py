@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from auditor.artifact import order_file, safetensors_file
-from auditor.artifact.run_directory import ENVIRONMENT, MANIFEST, PROBES, TENSORS, TRACE, VALUES
+from auditor.artifact.run_directory import ENVIRONMENT, MANIFEST, PROBES, TENSORS, TRACE, VALUES, environment_of
 from auditor.errors import MemauditError
 from auditor.evidence.checks.files import leftover_paths
 from auditor.evidence.examination import RUN, Examination
@@ -50,6 +50,8 @@ def _problem(examined: Examination, path: str) -> Finding | None:
         return None
     if _PART.fullmatch(path) and MANIFEST not in examined.inventory:
         return None  # the log of a pass in progress, checked against the steps
+    if environment_of(path) is not None:
+        return None  # text of the program: MA403 says what is wrong with it
     if _ENVIRONMENT.fullmatch(path):
         result = examined.document(path, "environment")
     elif path == PROBES:

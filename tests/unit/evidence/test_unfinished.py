@@ -219,8 +219,22 @@ def test_a_torn_line_and_half_written_things_go(killed: Path, key: SigningKey, t
         "environment.json",
         "manifest.json",
         "order",
+        "source",
         "trace.jsonl",
     ]
+
+
+def test_the_text_of_a_program_that_never_went_on_goes(killed: Path, key: SigningKey, trusted: TrustStore) -> None:
+    """Killed between keeping the changed program's text and writing the resume event, or while it was being kept."""
+    for folder in ("source-2/parts/inner", ".source-2.77.tmp/parts"):
+        (killed / folder).mkdir(parents=True)
+        (killed / folder / "model.py").write_bytes(b"never ran")
+    assert verify(killed, trusted=trusted).exit_status == 4
+    done = close(killed, key)
+    assert "removed source-2, which was left half-written" in done
+    assert codes(killed, trusted) == (0, {"MA822"})
+    assert not list(killed.glob("*source-2*"))
+    assert (killed / "source/parts/model.py").read_bytes() == b"model"
 
 
 def test_a_whole_anchor_is_adopted_and_a_lost_one_is_not(tmp_path: Path, key: SigningKey, trusted: TrustStore) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from auditor.errors import MemauditError
 from auditor.recorder import settings as names
-from auditor.recorder.settings import Settings, is_off, program
+from auditor.recorder.settings import Settings, is_off
 
 
 def resolve(**arguments: Any) -> Settings:
@@ -45,9 +45,20 @@ def test_memaudit_can_be_off(monkeypatch: pytest.MonkeyPatch, value: str, off: b
     assert is_off() is off
 
 
-def test_a_session_without_a_file_has_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+@pytest.mark.parametrize(
+    ("called", "commanded", "kept"),
+    [(True, None, True), (False, None, False), (True, "off", False), (False, "on", True), (True, "OFF", False)],
+)
+def test_the_programs_text_is_kept_unless_somebody_says_no(
+    monkeypatch: pytest.MonkeyPatch, called: bool, commanded: str | None, kept: bool
+) -> None:
+    if commanded is not None:
+        monkeypatch.setenv(names.SOURCES, commanded)
+    assert resolve(sources=called).sources is kept
 
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    assert program()["path"] is None
-    assert program()["sha256"] is None
+
+def test_another_word_than_on_or_off_never_keeps_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(names.SOURCES, "no")
+    with pytest.raises(MemauditError, match="neither on nor off") as caught:
+        resolve()
+    assert caught.value.where == "$MEMAUDIT_SOURCES"

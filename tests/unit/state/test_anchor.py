@@ -1,6 +1,7 @@
 """Anchors written and put back: a program built anew goes on bit for bit."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,12 @@ def test_what_torch_writes_the_strict_reader_reads(tmp_path: Path, dtype: str) -
     Snapshot(PLACE, {"queue": Reading({"value": tensor})}, {}, {}, None).write(tmp_path / "a")
     stored = read((tmp_path / "a" / "tensors.safetensors").read_bytes(), "x")["queue/value"]
     assert tensor_digest("value", stored.dtype, stored.shape, stored.data) == torch_digest("value", tensor)
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / f".a.{os.getpid()}.tmp").mkdir()
+    Snapshot(PLACE, {"queue": Reading({"value": torch.ones(2)})}, {}, {}, None).write(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_streams_that_are_not_there_are_named(taken: tuple[Program, Path, dict[str, str]]) -> None:
