@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("auditor.cli.replay", "Fork a run at a step, change one memory source, measure the effect."),
     "lint": ("auditor.cli.lint", "Apply every rule to all runs and studies below a path."),
     "report": ("auditor.cli.report", "Write one HTML page about runs and studies."),
+    "diff": ("auditor.cli.diff", "Find where two runs part, and why."),
     "seal": ("auditor.cli.seal", "Close a run that was interrupted, with the key that recorded it."),
     "inspect": ("auditor.cli.inspect", "Show a run's census, its RNG contract and a summary."),
     "rule": ("auditor.cli.rule", "Say what a rule checks, why, and how to mend it."),

@@ -84,7 +84,7 @@ class TraceReading:
 def read_trace(data: memoryview | bytes) -> TraceReading:
     """Return everything a trace's bytes say; defects are listed, not raised."""
     reading = TraceReading()
-    for number, (line, whole) in enumerate(_lines(memoryview(data))):
+    for number, (line, whole) in enumerate(lines(memoryview(data))):
         if not whole:
             reading.cut_short = number
             break
@@ -95,7 +95,7 @@ def read_trace(data: memoryview | bytes) -> TraceReading:
     return reading
 
 
-def _lines(view: memoryview) -> Iterator[tuple[bytes, bool]]:
+def lines(view: memoryview) -> Iterator[tuple[bytes, bool]]:
     """Yield each line with its newline, and whether it has one."""
     # find() needs an object that memoryview is not; blocks keep memory small for traces of many gigabytes.
     block, rest, offset = 1 << 20, b"", 0

@@ -9,11 +9,11 @@ from typing import Any
 
 from auditor.artifact import run_directory
 from auditor.artifact.trace import GENESIS
+from auditor.compare.series import decimate, finite
 from auditor.evidence.history import History
 from auditor.report import charts
 from auditor.report.files import Files
 from auditor.report.marks import VERDICTS, mark
-from auditor.report.series import decimate, finite
 from auditor.report.tables import claims_section, findings_section, inputs_section, pairs, table
 from auditor.report.text import NOTHING, as_number, duration, figure, plain, plural, size
 from auditor.report.views import Chart, Limits, Section, Subject, Table

@@ -14,8 +14,9 @@ from auditor.state.putback import PutBack
 from auditor.state.source import Reading, Source
 from auditor.state.values import encode
 
-# How an optimizer computes, not what: part of the numerics class, not of what training remembers.
-IMPLEMENTATION_FLAGS = frozenset({"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"})
+# How an optimizer computes, not what: no memory. Only where the program chose `fused` or `foreach` itself (None
+# otherwise) are these recorded, beside the hyper-parameters: the kernels differ in their last bits.
+IMPLEMENTATION_FLAGS = frozenset({"capturable", "differentiable", "decoupled_weight_decay"})
 
 _LIFETIMES = {
     "old_dirs": "the last history_size updates",

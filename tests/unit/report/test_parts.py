@@ -7,9 +7,9 @@ import re
 import pytest
 
 from auditor.artifact.resources import template_directory
+from auditor.compare.series import decimate
 from auditor.report import charts
-from auditor.report.marks import EVIDENCE, LEVELS, ROWS, VERDICTS, Mark, evidence_mark
-from auditor.report.series import decimate
+from auditor.report.marks import CONFIDENCES, EVIDENCE, LEVELS, ROWS, VERDICTS, Mark, evidence_mark
 from auditor.report.text import as_number, duration, figure, plain, size, visible
 
 
@@ -69,7 +69,13 @@ def test_every_colour_of_the_charts_is_known_to_the_style_sheet() -> None:
 
 
 def test_only_what_was_proved_or_passed_is_good() -> None:
-    tables: list[dict[str, Mark]] = [VERDICTS, ROWS, LEVELS, {word: each for word, (each, _) in EVIDENCE.items()}]
+    tables: list[dict[str, Mark]] = [
+        VERDICTS,
+        ROWS,
+        LEVELS,
+        CONFIDENCES,
+        {word: each for word, (each, _) in EVIDENCE.items()},
+    ]
     good = {word for table in tables for word, each in table.items() if each.tone == "good"}
     assert good == {"proved", "passed", "complete"}
     assert evidence_mark("nobody knows").tone == "open"

@@ -1,0 +1,31 @@
+"""The same samples were made into other inputs: another strength, other workers, another stage of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.compare.beside import DATA
+from auditor.compare.situation import CERTAIN, LIKELY, Cause, Situation, pair_of
+
+
+def find(situation: Situation) -> Iterator[Cause]:
+    """Yield other workers, a watched policy that parted, and content that differs where samples and streams agree."""
+    streams = list(situation.early("stream"))
+    batch = next(situation.early("batch"), None)
+    workers = [row for row in situation.of_group(DATA) if row.name.endswith(" workers count")]
+    if workers and (batch is not None or streams):
+        parted = streams[0] if batch is None or (streams and streams[0].step <= batch.step) else batch
+        evidence = (*map(pair_of, workers), "what a data set draws comes from the streams of its workers")
+        yield Cause("augmentation", CERTAIN, evidence, parted.name, parted.step)
+    for policy in situation.early("augment"):
+        yield Cause("augmentation", CERTAIN, (f"{policy.name} differs",), policy.name, policy.step)
+    if batch is None or workers or any(each.step <= batch.step for each in streams):
+        return
+    content = situation.orders.content()
+    if content is not None and not content.samples:
+        of = content.differing + content.equal
+        evidence = (
+            f"{content.differing} of {of} batches with equal sample ids differ in content, from step {batch.step} on",
+            "no single sample explains it, and every stream agrees until then",
+        )
+        yield Cause("augmentation", LIKELY, evidence, batch.name, batch.step)

@@ -1,0 +1,32 @@
+"""The samples themselves differ: their number, or what some of them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.compare.beside import DATA
+from auditor.compare.situation import CERTAIN, LIKELY, Cause, Situation, pair_of
+
+
+def find(situation: Situation) -> Iterator[Cause]:
+    """Yield a data set of another length, and samples whose content differs."""
+    lengths = [row for row in situation.of_group(DATA) if row.name.endswith(" length")]
+    parted = next(situation.early("order", "batch"), None)
+    if lengths and parted is not None:
+        yield Cause("data", CERTAIN, tuple(map(pair_of, lengths)), parted.name, parted.step)
+    batch = next(situation.early("batch"), None)
+    if batch is None:
+        return
+    unknown = situation.walk.a.start["order"] != "ids" or batch.digests[0][0] is None
+    content = situation.orders.content()
+    if content is not None and content.samples:
+        of = content.differing + content.equal
+        samples = ", ".join(map(str, content.samples))
+        evidence = (
+            f"{content.differing} of {of} batches with equal sample ids differ in content",
+            f"all that differ hold one of these samples, and no equal batch does: {samples}",
+        )
+        yield Cause("data", CERTAIN, evidence, batch.name, batch.step)
+    elif content is None and not any(situation.early("order")) and not unknown:
+        why = "batches differ in content, and the sample ids of no such batch are known"
+        yield Cause("data", LIKELY, (why,), batch.name, batch.step)

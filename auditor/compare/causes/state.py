@@ -1,0 +1,116 @@
+"""What a step hands on was lost, put back wrongly, edited, or not brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.compare.beside import NUMERICS
+from auditor.compare.causal_order import STATE
+from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation
+from auditor.compare.walk import Parting
+
+_MEASURED = frozenset({"loss", "outcome"})
+_TOLD = 8
+
+
+def find(situation: Situation) -> Iterator[Cause]:
+    """Yield one cause if the runs part right after a cut, or in their state while all given to the step agrees."""
+    cut = list(_cuts(situation))
+    if cut:
+        first = situation.partings[0]
+        yield Cause("state", CERTAIN, tuple(cut), first.name, first.step)
+        return
+    parted = situation.computed
+    if parted is None or parted.kind not in STATE or situation.given():
+        return
+    sure = [
+        *_between(situation, parted),
+        *_counters(situation, parted),
+        *_returned(situation, parted),
+    ]
+    stuck = list(_stuck(parted))
+    if sure or stuck:
+        yield Cause("state", CERTAIN if sure else LIKELY, (*sure, *stuck), parted.name, parted.step)
+        return
+    if parted.at == "start":
+        yield Cause("state", POSSIBLE, ("it differs before the first step",), parted.name, parted.step)
+        return
+    slots = any(kind == "optimizer" for kind in situation.walk.a.kinds.values())
+    if parted.kind == "params" and slots:
+        evidence = (
+            f"the parameters part at step {parted.step} and the optimizer's state does not: something else changed them"
+        )
+        confidence = POSSIBLE if situation.of_group(NUMERICS) or parted.schedule else LIKELY
+        yield Cause("state", confidence, (evidence, *_where(situation, parted)), parted.name, parted.step)
+    elif parted.kind in ("queue", "buffers", "other"):
+        evidence = f"{parted.name} parts at step {parted.step}, and all that it is computed from agrees"
+        yield Cause("state", LIKELY, (evidence, *_integers(situation, parted)), parted.name, parted.step)
+    elif parted.kind == "optimizer" and parted.step > 1 and situation.is_rounding is False:
+        evidence = f"{parted.name} parts at step {parted.step}, after {situation.walk.equal} equal steps"
+        size = () if situation.size is None else (f"{situation.size}: more than rounding",)
+        yield Cause("state", LIKELY, (evidence, *size), parted.name, parted.step)
+
+
+def _cuts(situation: Situation) -> Iterator[str]:
+    """Say if a run was cut right before the step at which the first thing parted, and what did not come back."""
+    first = situation.first
+    for label, cuts in zip(("A", "B"), situation.walk.cuts, strict=True):
+        for step, cut in cuts:
+            if first is not None and step == first.step:
+                how = "from the program's own checkpoint" if cut["from"] is None else f"from {cut['from']}"
+                lost = [each.name for each in situation.partings if each.step == step and each.kind not in _MEASURED]
+                yield f"{label} was cut and went on {how} right before step {step}"
+                yield f"what did not come back, or followed from it at once: {', '.join(lost[:_TOLD])}"
+
+
+def _between(situation: Situation, parted: Parting) -> Iterator[str]:
+    pair = situation.between_steps(parted)
+    if pair is not None:
+        yield f"{parted.name} agrees when step {pair.step} closes and differs before step {parted.step} begins"
+
+
+def _counters(situation: Situation, parted: Parting) -> Iterator[str]:
+    for each in situation.partings:
+        if each.step == parted.step and each.kind == "optimizer" and each.name.endswith(".step"):
+            pair = situation.anchors.from_parting(each)
+            found = None if pair is None else situation.anchors.compare(pair, each.name)
+            values = found.tensors[0].values if found is not None and found.tensors else None
+            shown = f": after step {pair.step}, {values[0]:g} in A and {values[1]:g} in B" if pair and values else ""
+            yield f"{each.name}, the count of updates, differs{shown}"
+
+
+def _returned(situation: Situation, parted: Parting) -> Iterator[str]:
+    """Say if a source came back to what it was before the first step."""
+    pair = situation.anchors.pairs.get(0)
+    if pair is None or not parted.before:
+        return
+    for side, (label, anchor) in enumerate((("A", pair.a), ("B", pair.b))):
+        first = anchor.event["sources"].get(parted.name)
+        if first is not None and parted.digests[0][side] == first != parted.before[-1][side]:
+            yield f"in {label}, {parted.name} is after step {parted.step} what it was before the first step"
+
+
+def _stuck(parted: Parting) -> Iterator[str]:
+    moved = parted.moved
+    if moved[0] != moved[1]:
+        who, other = ("A", "B") if moved[0] else ("B", "A")
+        yield f"at step {parted.step}, {parted.name} changed in {who} and not in {other}"
+
+
+def _integers(situation: Situation, parted: Parting) -> Iterator[str]:
+    """Say which counters and pointers differ in the next anchors."""
+    pair = situation.anchors.from_parting(parted)
+    found = None if pair is None else situation.anchors.compare(pair, parted.name)
+    for each in () if found is None else found.tensors:
+        if each.is_integer and each.values is not None and pair is not None:
+            yield f"{each.name}, after step {pair.step}: {each.values[0]:g} in A, {each.values[1]:g} in B"
+
+
+def _where(situation: Situation, parted: Parting) -> Iterator[str]:
+    pair = situation.anchors.pairs.get(parted.step)
+    found = None if pair is None else situation.anchors.compare(pair, parted.name)
+    if found is not None and found.tensors:
+        differing = sum(each.differing or 0 for each in found.tensors)
+        ulps = "" if found.ulps is None else f", by {found.ulps} units in the last place at most"
+        of = sum(each.elements for each in found.tensors)
+        yield f"in {differing} of {of} elements, first in {found.tensors[0].name}{ulps}"
