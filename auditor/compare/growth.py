@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from auditor.artifact.canonical import encode_float
 from auditor.compare.anchor_pairs import AnchorPairs
 from auditor.compare.causal_order import STATE
-from auditor.compare.series import decimate
+from auditor.compare.series import kept
 from auditor.compare.walk import Walk
 
 MOST_ANCHORS = 10
@@ -68,9 +69,7 @@ def growth_of(walk: Walk, anchors: AnchorPairs) -> Growth:
     first = walk.first
     if first is None:
         return Growth((), ())
-    known = {step: (a, b) for step, a, b in walk.losses if not (math.isnan(a) and math.isnan(b))}
-    gaps = [(step, abs(b - a) if math.isfinite(b - a) else 0.0) for step, (a, b) in known.items()]
-    losses = tuple((step, *known[step]) for step, _ in decimate(gaps, MOST_LOSSES))
+    losses = _losses(walk)
     names = [each.name for each in walk.sorted() if each.kind in STATE]
     later = [step for step in anchors.pairs if step >= first.step]
     points = []
@@ -90,3 +89,14 @@ def growth_of(walk: Walk, anchors: AnchorPairs) -> Growth:
                 )
     points.sort(key=lambda point: (names.index(point.source), point.step))
     return Growth(losses, tuple(points))
+
+
+def _losses(walk: Walk) -> tuple[tuple[int, float, float], ...]:
+    """Return both losses where one was given, thinned by the size of their difference."""
+    steps, a, b = (np.asarray(each) for each in (walk.losses.steps, walk.losses.a, walk.losses.b))
+    given = ~(np.isnan(a) & np.isnan(b))
+    steps, a, b = steps[given], a[given], b[given]
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(b - a)
+    places = kept(np.where(np.isfinite(gap), gap, 0.0), MOST_LOSSES)
+    return tuple((int(steps[at]), float(a[at]), float(b[at])) for at in places)

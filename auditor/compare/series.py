@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 Point = tuple[int, float]
 
 
-def decimate(points: Sequence[Point], limit: int = 600) -> list[Point]:
-    """At most about `limit` of the points, in order: the first, the last, and each bucket's lowest and highest.
+def kept(values: Sequence[float] | np.ndarray[Any, Any], limit: int) -> list[int]:
+    """The places of at most about `limit` of the values, in order: first, last, and each bucket's lowest and highest.
 
-    `points` are (step, value), finite and sorted by step. A spike of one step survives, which a mean or a stride
-    would lose.
+    A spike of one step survives, which a mean or a stride would lose. Values are finite.
     """
-    if len(points) <= limit:
-        return list(points)
+    if len(values) <= limit:
+        return list(range(len(values)))
+    array = np.asarray(values, dtype=np.float64)
     buckets = max(1, (limit - 2) // 2)
-    inner = points[1:-1]
-    kept = [points[0]]
-    for bucket in range(buckets):
-        part = inner[bucket * len(inner) // buckets : (bucket + 1) * len(inner) // buckets]
-        if part:
-            low = min(range(len(part)), key=lambda i: part[i][1])
-            high = max(range(len(part)), key=lambda i: part[i][1])
-            kept.extend(part[i] for i in sorted({low, high}))
-    kept.append(points[-1])
-    return kept
+    edges = [1 + bucket * (len(array) - 2) // buckets for bucket in range(buckets + 1)]
+    places = {0, len(array) - 1}
+    for begin, end in itertools.pairwise(edges):
+        if begin < end:
+            places |= {begin + int(array[begin:end].argmin()), begin + int(array[begin:end].argmax())}
+    return sorted(places)
+
+
+def decimate(points: Sequence[Point], limit: int = 600) -> list[Point]:
+    """At most about `limit` of the points, (step, finite value), sorted by step; extremes are kept (:func:`kept`)."""
+    return [points[place] for place in kept([value for _, value in points], limit)]
 
 
 def finite(points: Sequence[Point]) -> list[Point]:

@@ -187,7 +187,10 @@ class Side:
 
 
 class Follower:
-    """The state of one run after each step, digests carried forward; :meth:`advance` goes to the next step."""
+    """The state of one run after each step: :meth:`advance` goes to the next step, :func:`take` brings digests forward.
+
+    Lists of digests are never changed in place.
+    """
 
     def __init__(self, side: Side) -> None:
         self.side = side
@@ -216,8 +219,6 @@ class Follower:
             match event["event"]:
                 case "step":
                     self.step = event
-                    self.sources = carry(self.sources, event["sources"])
-                    self.streams = carry(self.streams, event["streams"])
                     return True
                 case "iter":
                     self.streams = carry(self.streams, event["streams"])
@@ -253,6 +254,21 @@ class Follower:
 
     def _by_stream(self) -> Iterator[tuple[str, str | None]]:
         return zip(self.stream_names, self.streams, strict=True)
+
+
+def take(a: Follower, b: Follower) -> None:
+    """Bring the digests of both runs forward to the steps they reached; what is equal in both is worked out once."""
+    if a.step is b.step and a.sources is b.sources and a.streams is b.streams:
+        a.sources = b.sources = carry(a.sources, a.step["sources"])
+        a.streams = b.streams = carry(a.streams, a.step["streams"])
+        return
+    for side in (a, b):
+        side.sources = carry(side.sources, side.step["sources"])
+        side.streams = carry(side.streams, side.step["streams"])
+    if (a.source_names, a.sources) == (b.source_names, b.sources):
+        b.source_names, b.sources = a.source_names, a.sources
+    if (a.stream_names, a.streams) == (b.stream_names, b.streams):
+        b.stream_names, b.streams = a.stream_names, a.streams
 
 
 def carry(last: list[str | None], written: list[str | None]) -> list[str | None]:

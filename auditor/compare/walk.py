@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from auditor.compare.causal_order import BATCH, END, LOSS, ORDER, OUTCOME, STREAM, rank
-from auditor.compare.side import Follower, Side
+from auditor.compare.side import Follower, Side, take
 from auditor.compare.tensors import natural
 
 Event = dict[str, Any]
@@ -59,6 +59,24 @@ class Parting:
 
 
 @dataclass
+class Losses:
+    """Both losses step by step; NaN where a step gave none."""
+
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    a: array[float] = field(default_factory=lambda: array("d"))
+    b: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, step: int, a: float, b: float) -> None:
+        """Note the losses of one step."""
+        self.steps.append(step)
+        self.a.append(a)
+        self.b.append(b)
+
+    def __iter__(self) -> Iterator[tuple[int, float, float]]:
+        return zip(self.steps, self.a, self.b, strict=True)
+
+
+@dataclass
 class Walk:
     """What walking both traces showed."""
 
@@ -80,8 +98,8 @@ class Walk:
     """The same of the batch's content."""
     places: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")))
     """Pass and position of each compared step in A; 0 where there is none."""
-    losses: list[tuple[int, float, float]] = field(default_factory=list)
-    """Step and both losses, from the step on at which anything parted."""
+    losses: Losses = field(default_factory=Losses)
+    """From the step on at which anything parted."""
     cuts: tuple[list[tuple[int, Event]], list[tuple[int, Event]]] = field(default_factory=lambda: ([], []))
     """The cuts of A and of B: the step that followed, and the ``resume`` event."""
     begun: list[tuple[int, Event, Event]] = field(default_factory=list)
@@ -160,6 +178,7 @@ class _Walker:
     def _step(self) -> None:
         a, b, result = self.a, self.b, self.result
         one, two = a.step, b.step
+        take(a, b)
         self._outcomes()
         for label, each in enumerate((a, b)):
             if each.cut is not None:
@@ -186,10 +205,11 @@ class _Walker:
         if self._recent:
             self._follow()
         if result.partings:
-            result.losses.append((one["step"], _number(one.get("loss")), _number(two.get("loss"))))
+            result.losses.add(one["step"], _number(one.get("loss")), _number(two.get("loss")))
         else:
             result.equal += 1
-        self._remembered.append((_State.of(a), _State.of(b)))
+        state = _State.of(a)
+        self._remembered.append((state, state if one is two and a.streams is b.streams else _State.of(b)))
 
     def _differences(self, one: Event, two: Event, *, same_ids: bool, same_batch: bool) -> None:
         a, b, step = self.a, self.b, int(one["step"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from auditor.artifact.canonical import MAX_SAFE_INTEGER
 from auditor.artifact.run_directory import TRACE
 from auditor.artifact.trace import GENESIS
 from auditor.evidence.trace_reader import EVENTS, MAX_LINE_BYTES, Problem, lines, validator_of
@@ -21,7 +22,6 @@ Event = dict[str, Any]
 _STEP = frozenset({"event", "seq", "prev", "step", "pass", "position", "ids", "batch", "sources", "streams"})
 _SOMETIMES = frozenset({"loss", "also", "by_hand"})
 _TEXT = frozenset({str, type(None)})
-_COUNT = frozenset({int, type(None)})
 _LOSS = frozenset({int, float, str})
 _PREV = b'"prev":"'
 
@@ -100,10 +100,11 @@ def usable_event(line: bytes) -> Event | str:
 def _is_usable_step(event: Event) -> bool:
     """Say whether the members of a step event have the types that its readers count on."""
     return (
-        type(event["step"]) is int
-        and type(event["seq"]) is int
+        type(event["seq"]) is int
         and type(event["prev"]) is str
-        and {type(event["pass"]), type(event["position"])} <= _COUNT
+        and _is_count(event["step"])
+        and (event["pass"] is None or _is_count(event["pass"]))
+        and (event["position"] is None or _is_count(event["position"]))
         and {type(event["ids"]), type(event["batch"])} <= _TEXT
         and type(event["sources"]) is list
         and type(event["streams"]) is list
@@ -115,4 +116,8 @@ def _is_usable_step(event: Event) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    return type(value) is list and len(value) == 2 and all(type(number) is int for number in value)
+    return type(value) is list and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_SAFE_INTEGER

@@ -8,12 +8,15 @@ from auditor.artifact.safetensors_file import StoredTensor
 from auditor.compare.beside import CONTRACT, PROGRAM
 from auditor.compare.causal_order import STREAM
 from auditor.compare.draws import SEARCHED_DRAWS, draws_between
-from auditor.compare.generator_state import read_state
+from auditor.compare.generator_state import GeneratorState, read_state
 from auditor.compare.later_digests import draws_to_digest
 from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation, pair_of
 from auditor.compare.walk import Parting
+from auditor.evidence.run_view import AnchorView
 from auditor.findings.formats.text import count
 
+FARTHEST = 1 << 40
+"""Draws that no training makes: states of a PCG always lie on one circle, and so far apart they were seeded."""
 _TOLD = 3
 """Streams that are told of: what draws differently often draws from all of them."""
 
@@ -26,7 +29,7 @@ def find(situation: Situation) -> Iterator[Cause]:
         alike = [each for each in found if (each.class_, each.confidence) == (first.class_, first.confidence)]
         found = [each for each in found if each not in alike]
         evidence = dict.fromkeys(
-            line if each is first or (each.source or "") in line else f"{each.source}: {line}"
+            line if line in first.evidence or (each.source or "") in line else f"{each.source}: {line}"
             for each in alike
             for line in each.evidence
         )
@@ -99,8 +102,8 @@ def _counts(situation: Situation, parted: Parting) -> tuple[int | None, list[str
     a, b = drawn
     if a is None or b is None:
         return None, []
-    since = f"since the anchor after step {pair.step}, A drew {count(a, 'word')} and B {b}"
-    return b - a, [f"{since}: B is {count(abs(b - a), 'draw')} {'ahead' if b > a else 'behind'}"]
+    since = f"since the anchor after step {pair.step}, A made {count(a, 'draw')} and B {b}"
+    return b - a, [f"{since}: {_ahead(b - a)}"]
 
 
 def _by_anchor(situation: Situation, parted: Parting) -> Cause:
@@ -109,25 +112,43 @@ def _by_anchor(situation: Situation, parted: Parting) -> Cause:
     if pair is None:
         evidence = ("no anchor of both holds its state, so how far apart they are cannot be told",)
         return Cause("stream-shifted", POSSIBLE, evidence, parted.name, parted.step)
-    states = []
-    for side, anchor in enumerate((pair.a, pair.b)):
-        content = situation.anchors.content(side, anchor, parted.name)
-        states.append(None if content is None else read_state(_below(parted.name, content[0]), content[1]))
-    if states[0] is None or states[1] is None:
-        evidence = ("its state in the anchors is of a kind whose draws cannot be counted",)
-        return Cause("stream-shifted", POSSIBLE, evidence, parted.name, parted.step)
-    apart = draws_between(states[0], states[1])
-    if apart is None:
-        evidence = (
-            f"after step {pair.step} no number of draws up to {SEARCHED_DRAWS:,} leads from one state to the other",
-        )
-        return Cause("stream-reseeded", LIKELY, evidence, parted.name, parted.step)
-    ahead = (
-        f"B is {count(abs(apart), 'draw')} {'ahead' if apart > 0 else 'behind'}" if apart else "both are level again"
-    )
-    return Cause(
-        "stream-shifted", CERTAIN, (f"in the anchors after step {pair.step}, {ahead}",), parted.name, parted.step
-    )
+    one, two = (_parts(situation, side, anchor, parted.name) for side, anchor in enumerate((pair.a, pair.b)))
+    for part in [name for name in one if name in two]:
+        apart = draws_between(one[part], two[part])
+        of = f" in its {part} generator" if part else ""
+        if apart is None or abs(apart) > FARTHEST:
+            how = f"no number of draws up to {SEARCHED_DRAWS:,} leads from one state to the other{of}"
+            evidence = (f"in the anchors after step {pair.step}, {how}",)
+            return Cause("stream-reseeded", LIKELY, evidence, parted.name, parted.step)
+        if apart or one.keys() == {part}:
+            evidence = (f"in the anchors after step {pair.step}, {_ahead(apart)}{of}",)
+            return Cause("stream-shifted", CERTAIN, evidence, parted.name, parted.step)
+    evidence = ("its states in the anchors are of kinds whose draws cannot be counted",)
+    return Cause("stream-shifted", POSSIBLE, evidence, parted.name, parted.step)
+
+
+def _ahead(draws: int) -> str:
+    if draws == 0:
+        return "both are at the same place, but for a number drawn before and kept back"
+    return f"B is {count(abs(draws), 'draw')} {'ahead' if draws > 0 else 'behind'}"
+
+
+def _parts(situation: Situation, side: int, anchor: AnchorView, name: str) -> dict[str, GeneratorState]:
+    """Return a stream's generators whose draws can be counted: one under the empty name, or a loader worker's three."""
+    content = situation.anchors.content(side, anchor, name)
+    if content is None:
+        return {}
+    tensors, values = _below(name, content[0]), content[1]
+    alone = read_state(tensors, values)
+    if alone is not None:
+        return {"": alone}
+    found = {}
+    for part in ("torch", "numpy", "python"):
+        own = {path.removeprefix(f"{part}."): each for path, each in tensors.items() if path.startswith(f"{part}.")}
+        state = read_state(own, values.get(part) if isinstance(values, dict) else None) if own else None
+        if state is not None:
+            found[part] = state
+    return found
 
 
 def _below(name: str, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
