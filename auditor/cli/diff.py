@@ -185,14 +185,14 @@ def _first(document: dict[str, Any], style: Style) -> list[str]:
         lines.append(f"  as the anchors hold it {when}{seen}")
         if first["tensor"] is not None:
             element = "" if detail["element"] is None else str(detail["element"])
-            values = "" if detail["a"] is None else f": {detail['a']:.9g} in A, {detail['b']:.9g} in B"
+            values = "" if detail["a"] is None else f": {_figure(detail['a'], 9)} in A, {_figure(detail['b'], 9)} in B"
             lines.append(f"  {escape(first['tensor'])}{element}, chunk {first['chunk']}{values}")
         if detail["elements"]:
             size = f"  {detail['differing']} of {detail['elements']} elements differ"
             if detail["relative"] is not None:
-                size += f", by {detail['relative']:.2g} of its size"
+                size += f", by {_figure(detail['relative'], 2)} of its size"
             if detail["largest"] is not None:
-                size += f", {detail['largest']:.2g} at most"
+                size += f", {_figure(detail['largest'], 2)} at most"
             if detail["ulps"] is not None:
                 size += f" ({detail['ulps']:,} units in the last place)"
             lines.append(size)
@@ -203,6 +203,11 @@ def _first(document: dict[str, Any], style: Style) -> list[str]:
     elif first["tensor"] is not None:
         lines.append(f"  {escape(first['tensor'])}")
     return [head, *lines] if lines else []
+
+
+def _figure(value: float | str, digits: int) -> str:
+    """Return a number with some digits; one that is not finite is a text already."""
+    return value if isinstance(value, str) else f"{value:.{digits}g}"
 
 
 def _growth(document: dict[str, Any], style: Style) -> list[str]:

@@ -37,7 +37,7 @@ class TensorDifference:
     """How many elements differ."""
     elements: int
     largest: float | None
-    """The largest absolute difference."""
+    """The largest absolute difference; NaN where an element is no number in one of them."""
     square: float
     """The sum of squared differences."""
     squares: tuple[float, float]
@@ -75,7 +75,7 @@ def difference(name: str, a: StoredTensor, b: StoredTensor) -> TensorDifference 
             x, y = _numbers(one, a.dtype), _numbers(two, a.dtype)
             with np.errstate(invalid="ignore", over="ignore"):
                 gap = np.abs(y - x)
-                largest = float(np.fmax(largest, np.fmax.reduce(gap[unequal], initial=0.0)))
+                largest = float(np.maximum(largest, np.maximum.reduce(gap[unequal], initial=0.0)))
                 square += float(np.vdot(gap, gap).real)
                 squares[0] += float(np.vdot(x, x).real)
                 squares[1] += float(np.vdot(y, y).real)

@@ -8,6 +8,7 @@ each to a variable, so that one drawing serves light, dark and print.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
@@ -85,6 +86,47 @@ def curve(points: Sequence[tuple[int, float]], label: str, name: str) -> str:
 def outcomes(values: Sequence[Mapping[str, object]], label: str) -> str:
     """Small multiples over steps; each value has `series`, `step` and `value`."""
     return draw("outcomes.vl.json", values, label)
+
+
+def divergence(values: Sequence[Mapping[str, Any]], label: str) -> str:
+    """How far two runs are apart over steps, on logarithmic scales: the loss above, one small panel a source below.
+
+    Every value has `panel`, `step` and `value`, which lies in `LOGARITHMIC`. Those of the panel `loss` have `segment`,
+    for lines are drawn within one segment only, and `alone`, which asks for a point; those of the panel `state` have
+    `source`. A panel without values is left out. All share the steps' range.
+    """
+    chart = json.loads(_document("divergence.vl.json"))
+    loss, state = chart["vconcat"]
+    steps = [value["step"] for value in values]
+    parts = []
+    for name, part, encoding in (("loss", loss, loss["encoding"]), ("state", state, state["spec"]["encoding"])):
+        heights = [value["value"] for value in values if value["panel"] == name]
+        if heights:
+            ticks, bounds = _logarithmic(min(heights), max(heights))
+            encoding["x"]["scale"]["domain"] = [min(steps), max(steps)]
+            encoding["y"]["scale"]["domain"] = bounds
+            encoding["y"]["axis"]["values"] = ticks
+            parts.append(part)
+    state["facet"]["sort"] = list(dict.fromkeys(_safe(value["source"]) for value in values if "source" in value))
+    return draw("divergence.vl.json", values, label, vconcat=parts)
+
+
+#: What a logarithmic axis here can hold; a double has room to spare on both sides.
+LOGARITHMIC = (1e-300, 1e300)
+_MOST_TICKS = 5
+
+
+def _logarithmic(low: float, high: float) -> tuple[list[float], list[float]]:
+    """Ticks and bounds of a logarithmic axis: powers of ten, or 1, 2 and 5 of each where there are few of them."""
+    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
+    steps = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
+    # The nearest round number outside of the values on both sides, so that none lies on the frame's edge.
+    bounds = [max(step for step in steps if step < low), min(step for step in steps if step > high)]
+    inside = [step for step in steps if bounds[0] <= step <= bounds[1]]
+    decades = [step for step in inside if f"{step:e}".startswith("1.0")]
+    if len(decades) < 2 or len(inside) <= _MOST_TICKS:
+        return inside, bounds
+    return decades[:: math.ceil(len(decades) / _MOST_TICKS)], bounds
 
 
 def forest(values: Sequence[Mapping[str, object]], label: str, axis: str) -> str:

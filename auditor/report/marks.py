@@ -34,6 +34,10 @@ VERDICTS = {
     "complete": Mark("complete", "tick", "good"),
     "gate failed": Mark("gate failed", "half", "open"),
     "null failed": Mark("null failed", "cross", "bad"),
+    # Of comparisons. A difference is an answer, neither good nor bad news; equal digests prove no more than that.
+    "equal": Mark("equal", "equal", "same"),
+    "different": Mark("different", "fork", "signed"),
+    "not comparable": Mark("not comparable", "slash", "plain"),
 }
 
 #: Verdicts of a row. An effect is neither good nor bad news, so none of them is green or red.
@@ -43,6 +47,13 @@ ROWS = {
     "inconclusive": Mark("inconclusive", "half", "open"),
     "descriptive": Mark("descriptive", "square", "plain"),
     "not applied": Mark("not applied", "slash", "plain"),
+}
+
+#: How sure a cause is: a full, a half and an empty circle.
+CONFIDENCES = {
+    "certain": Mark("certain", "dot", "signed"),
+    "likely": Mark("likely", "moon", "same"),
+    "possible": Mark("possible", "gap", "plain"),
 }
 
 LEVELS = {

@@ -1,4 +1,4 @@
-"""From directories and verifications to what the page shows."""
+"""From directories, their verifications and comparisons to what the page shows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from typing import Any
 from auditor import __version__
 from auditor.artifact import run_directory
 from auditor.errors import NothingToAuditError
+from auditor.report.diff_page import comparison_subject
+from auditor.report.files import ComparisonFile, manifest_hash
 from auditor.report.marks import VERDICTS, mark
 from auditor.report.run_page import run_subject
 from auditor.report.study_page import study_subject
 from auditor.report.text import plural
 from auditor.report.views import Limits, Report, Subject
 
-#: Worst last: the page's verdict is that of its worst subject.
-_ORDER = ("passed", "complete", "inconclusive", "gate failed", "null failed", "failed")
+#: The page's verdict is the last of its subjects' in this order: what holds, what was found, what does not hold.
+_ORDER = (
+    *("equal", "passed", "complete"),
+    *("different", "not comparable"),
+    *("inconclusive", "gate failed", "null failed", "failed"),
+)
+_HOLDS = frozenset({"equal", "passed", "complete"})
+_PARTED = frozenset({"different", "not comparable"})
 _DEEPEST = 4
 
 
@@ -64,11 +72,15 @@ def _below(path: Path, depth: int) -> list[Path]:
 
 
 def build_report(
-    directories: Sequence[Path], verifications: Sequence[Mapping[str, Any]], limits: Limits | None = None
+    directories: Sequence[Path],
+    verifications: Sequence[Mapping[str, Any]],
+    limits: Limits | None = None,
+    comparisons: Sequence[ComparisonFile] = (),
 ) -> Report:
-    """The page for run and study `directories` and their `verify-1` documents, in the same order.
+    """The page for run and study `directories` and their `verify-1` documents, in the same order, then comparisons.
 
-    Nothing is executed, and no time is read but the manifests'. A file that cannot be read is said to be so.
+    Nothing is executed, and no time is read but the manifests'. A file that cannot be read is said to be so. There must
+    be a subject.
     """
     limits = limits or Limits()
     names = _names(directories)
@@ -79,24 +91,46 @@ def build_report(
         subject, word = make(path, name, f"s{number}", verification, limits)
         subjects.append(subject)
         words.append(word)
+    known = _manifests(directories, names) if comparisons else {}
+    for number, comparison in enumerate(comparisons, len(subjects) + 1):
+        subject, word = comparison_subject(comparison, f"s{number}", known, limits)
+        subjects.append(subject)
+        words.append(word)
     worst = max(words, key=lambda w: _ORDER.index(w) if w in _ORDER else len(_ORDER))
     if len(subjects) == 1:
         sentence, title = subjects[0].sentence, subjects[0].name
     else:
-        runs = sum(subject.kind == "run" for subject in subjects)
-        parts = [
-            plural(n, w, m) for n, w, m in ((runs, "run", "runs"), (len(subjects) - runs, "study", "studies")) if n
-        ]
-        title = " and ".join(parts)
+        title = _title(subjects)
         worst = "passed" if worst == "complete" else worst
         sentence = " ".join(
             f"{_label(subject)}: {subject.sentence[:1].lower()}{subject.sentence[1:].rstrip('.')}."
             for subject in subjects[:6]
         )
         if len(subjects) > 6:
-            good = sum(word in ("passed", "complete") for word in words)
-            sentence = f"{good} of {len(words)} hold; each is explained below."
+            sentence = _counted(words)
     return Report(title, __version__, mark(VERDICTS, worst), sentence, tuple(subjects))
+
+
+def _manifests(directories: Sequence[Path], names: Sequence[str]) -> dict[str, str]:
+    """The names of the runs by the hashes of their manifests."""
+    hashes = [(manifest_hash(path), name) for path, name in zip(directories, names, strict=True) if is_run(path)]
+    return {found: name for found, name in reversed(hashes) if found is not None}
+
+
+def _title(subjects: Sequence[Subject]) -> str:
+    """ "2 runs, 1 study and 1 comparison"."""
+    kinds = (("run", "runs"), ("study", "studies"), ("comparison", "comparisons"))
+    counts = [(sum(subject.kind == one for subject in subjects), one, many) for one, many in kinds]
+    parts = [plural(*each) for each in counts if each[0]]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
+def _counted(words: Sequence[str]) -> str:
+    """How many of many subjects hold; a comparison that found a difference neither holds nor fails to."""
+    parted = sum(word in _PARTED for word in words)
+    good = sum(word in _HOLDS for word in words)
+    found = f" {plural(parted, 'comparison')} found a difference;" if parted else ""
+    return f"{good} of {len(words) - parted} hold;{found} each is explained below."
 
 
 def _label(subject: Subject) -> str:

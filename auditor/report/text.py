@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 #: A string longer than this is cut: a name of a megabyte is an attack on the reader, not a name.
 LONGEST = 600
+#: The longest value beside another one, and how much stands before the place where two longer ones part.
+_CELL, _KEPT = 200, 40
 #: What stands where there is no value.
 NOTHING = "\N{EN DASH}"
 
@@ -42,6 +45,37 @@ def plain(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(plain(item) for item in value) or NOTHING
     return str(value)
+
+
+def exact(value: object) -> str:
+    """Any JSON value in one line, as `plain`, with every digit: beside another one it must not look equal to it."""
+    return plain(_spelled(value)) or '""'
+
+
+def _spelled(value: object) -> object:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {name: _spelled(each) for name, each in value.items()}
+    return [_spelled(each) for each in value] if isinstance(value, list) else value
+
+
+def beside_each_other(a: object, b: object) -> tuple[str, str]:
+    """Two values in one line each; of long ones the part in which they differ."""
+    one, two = exact(a), exact(b)
+    if one == two:  # a number, and a text of it
+        one, two = (json.dumps(each, ensure_ascii=False, sort_keys=True) for each in (a, b))
+    if max(len(one), len(two)) <= _CELL:
+        return one, two
+    pairs = enumerate(zip(one, two, strict=False))
+    parted = next((place for place, (x, y) in pairs if x != y), min(len(one), len(two)))
+    start = max(0, parted - _KEPT)
+    return _part(one, start), _part(two, start)
+
+
+def _part(text: str, start: int) -> str:
+    end = start + _CELL
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
 
 
 def figure(value: object, digits: int = 4) -> str:

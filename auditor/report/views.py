@@ -70,6 +70,33 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class CauseView:
+    """One class of cause of a difference, and what speaks for it."""
+
+    mark: Mark
+    words: str
+    code: str
+    source: str
+    where: str
+    """When that source parted, in words."""
+    evidence: tuple[str, ...]
+    rest: int = 0
+    """How many more lines of evidence there are."""
+
+
+@dataclass(frozen=True)
+class TextDiff:
+    """How one text file differs."""
+
+    path: str
+    change: str
+    lines: tuple[tuple[str, str], ...]
+    """(``ins``, ``del``, ``hunk`` or ``same``, the line with its sign)"""
+    rest: str = ""
+    """A sentence on what is not shown."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A titled part of the page. Empty parts say what is missing in `text`."""
 
@@ -81,13 +108,17 @@ class Section:
     claims: tuple[ClaimGroup, ...] = ()
     findings: tuple[FindingView, ...] = ()
     effects: tuple[Effect, ...] = ()
+    causes: tuple[CauseView, ...] = ()
+    texts: tuple[TextDiff, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
     """(command, what it does)"""
+    folder: str = "the folder that holds it"
+    """Where the commands are to be given."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One run or study on the page."""
+    """One run, study or comparison on the page."""
 
     key: str
     kind: str

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from auditor.report.files import read_comparison
 from auditor.report.model import build_report
 from auditor.report.render import render_within
+from tests.support.build_comparison import comparison_for_report
 from tests.support.build_study import run_for_report, study_for_report, verification
 
 CHROMIUM = next(
@@ -30,8 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     directories = [run_for_report(folder / "digits"), study_for_report(folder / "digits-study")]
     verifications = [verification("run", text="<script>console.log('ran')</script>"), verification("study")]
+    compared = [read_comparison(comparison_for_report(folder))]
     page = folder / "report.html"
-    page.write_bytes(render_within(lambda limits: build_report(directories, verifications, limits)))
+    page.write_bytes(render_within(lambda limits: build_report(directories, verifications, limits, compared)))
     return page
 
 
@@ -69,5 +72,6 @@ def test_the_browser_reads_it_as_it_was_written(report: Path, tmp_path: Path) ->
     assert console == ""
     assert "<script" not in tree
     text = report.read_text(encoding="utf-8")
-    for tag in ("table", "svg", "section", "li", "h3", "figure"):
+    assert text.count("<ins>") == 1
+    for tag in ("table", "svg", "section", "li", "h3", "figure", "pre", "ins"):
         assert len(re.findall(f"<{tag}[ >]", tree)) == len(re.findall(f"<{tag}[ >]", text)), tag

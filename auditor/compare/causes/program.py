@@ -8,6 +8,8 @@ from auditor.compare.beside import PROGRAM, Row
 from auditor.compare.situation import LIKELY, POSSIBLE, Cause, Situation, pair_of
 from auditor.findings.formats.text import count
 
+_TOLD = 8
+
 
 def find(situation: Situation) -> Iterator[Cause]:
     """Yield one cause if the programs differ and the runs part."""
@@ -16,19 +18,12 @@ def find(situation: Situation) -> Iterator[Cause]:
     if not found or parted is None:
         return
     evidence = [pair_of(row) for row in found if row.name.startswith("argument ")]
-    told = {each.path: each for each in situation.programs.differences}
-    for row in found:
-        if row.name == "sha256":
-            evidence += [f"{each.path} {each.change}{_lines(each.changed_lines)}" for each in told.values()][
-                :_TOLD
-            ] or ["the program's hash differs; its text was not kept"]
-    evidence += [pair_of(row) for row in found if row.name.startswith("module ") and not told]
+    if len(evidence) < len(found):
+        files = [f"{each.path} {each.change}{_lines(each.changed_lines)}" for each in situation.programs.differences]
+        evidence += files[:_TOLD] or ["the hashes of its files differ"]
     # What parted first and is given to a step has a nearer cause; the program may stand behind it.
     confidence = POSSIBLE if situation.given() or situation.is_rounding else LIKELY
     yield Cause("program", confidence, tuple(evidence), parted.name, parted.step)
-
-
-_TOLD = 8
 
 
 def changes(situation: Situation) -> list[Row]:
