@@ -39,14 +39,14 @@ def digest_with_header(prefix: bytes, data: memoryview | bytes) -> bytes:
     if 0 < size <= CHUNK_BYTES:
         hasher.update(xxhash.xxh3_128_digest(data))
     elif size >= SHARED_BYTES:
-        for part in _pool().map(_chunk_digests, _shares(memoryview(data))):
+        for part in _pool().map(chunk_digests, _shares(memoryview(data))):
             hasher.update(part)
     else:
-        hasher.update(_chunk_digests(memoryview(data)))
+        hasher.update(chunk_digests(memoryview(data)))
     return hasher.digest()
 
 
-def _chunk_digests(data: memoryview) -> bytes:
+def chunk_digests(data: memoryview) -> bytes:
     """Return the digests of consecutive chunks, joined; ``data`` begins at a chunk."""
     starts = range(0, len(data), CHUNK_BYTES)
     return b"".join([xxhash.xxh3_128_digest(data[start : start + CHUNK_BYTES]) for start in starts])

@@ -26,28 +26,75 @@ _BAR = 28
 )
 @click.argument("a", type=click.Path(path_type=Path), metavar="RUN_A")
 @click.argument("b", type=click.Path(path_type=Path), metavar="RUN_B")
+@click.option("--refine", is_flag=True, help="Run both programs again, magnified, to name the tensor and module.")
+@click.option("--trust-code", is_flag=True, help="With --refine: run the recorded programs without asking.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --refine: keep what the re-executions write. [default: a temporary directory]",
+)
 @format_options
-def command(a: Path, b: Path, output: str) -> int:
+def command(a: Path, b: Path, refine: bool, trust_code: bool, out: Path | None, output: str) -> int:
     """Find the first step and memory source where two runs part, and the class of cause.
 
     \b
     Examples:
       memaudit diff runs/monday runs/tuesday
       memaudit diff runs/monday runs/tuesday --format json > diff.json
+      memaudit diff runs/monday runs/tuesday --refine
 
     Both traces are read once; nothing of either run is executed, and torch is not needed. What anchors both runs have
     at the same step says which tensor parted and how far. Verify what you don't trust first: diff takes the traces at
     their word.
+
+    --refine runs both programs again, from the last anchor before they part, and compares every module's output,
+    gradient and tensor on the way. It shows what will run and asks first.
     """
     from auditor.compare.comparison import compare
 
     comparison = compare(a, b)
+    if refine:
+        comparison = _refined(comparison, out, trusted=trust_code)
     if output == "json":
         write_json(comparison.to_json())
     else:
         style = style_for(sys.stdout)
         write(text(comparison, style), style=style)
     return comparison.exit_status
+
+
+def _refined(comparison: Comparison, out: Path | None, *, trusted: bool) -> Comparison:
+    """Run both programs again, with consent, and return the comparison with what that showed."""
+    import tempfile
+    from dataclasses import replace
+
+    from auditor.cli.consent import check_run, consent, refine_lines
+    from auditor.evidence.run_view import RunView
+    from auditor.replay.program import launch_of
+    from auditor.replay.refine import refine
+
+    first = comparison.first
+    if first is None or first.parting.step == 0 or first.parting.kind == "end":
+        click.echo("nothing to refine: no step that both took parts from equal state", err=True)
+        return comparison
+    a, b = (RunView.open(side.path) for side in (comparison.walk.a, comparison.walk.b))
+    for run in (a, b):
+        check_run(run)
+    with tempfile.TemporaryDirectory(prefix="memaudit-refine-") as folder:
+        launches = launch_of(a, Path(folder) / "text-a"), launch_of(b, Path(folder) / "text-b")
+        for line in refine_lines(a, b, launches, first.parting.step):
+            click.echo(line, err=True)
+        consent("diff --refine", [launch.script for launch in launches], trusted=trusted)
+        found = refine(
+            a,
+            b,
+            launches=launches,
+            first_step=first.parting.step,
+            out=Path(folder) / "cells" if out is None else out,
+            progress=lambda line: click.echo(line, err=True),
+        )
+    return replace(comparison, refined=found.to_json())
 
 
 def text(comparison: Comparison, style: Style) -> str:
@@ -65,9 +112,10 @@ def text(comparison: Comparison, style: Style) -> str:
         _timeline(document, style),
         _first(document, style),
         _growth(document, style),
+        _refinement(document, style),
         _causes(document, style),
         [style.paint(f"note: {escape(note)}", _DIM) for note in document["notes"]],
-        _closing(document, style),
+        _closing(comparison, document, style),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -121,7 +169,8 @@ def _program(document: dict[str, Any], style: Style) -> list[str]:
     lines: list[str] = []
     for file in document["program"][:_FILES]:
         lines.append(
-            f"  {escape(file['path'])}: {file['change']}" + ("" if file["diff"] else ", its text was not kept")
+            f"  {escape(file['path'])}: {file['change']}"
+            + ("" if file["diff"] is not None else ", its text was not kept")
         )
         diff = file["diff"] or []
         colours = {"+": (_GREEN,), "-": (_RED,), "@": (_DIM,)}
@@ -185,8 +234,10 @@ def _first(document: dict[str, Any], style: Style) -> list[str]:
         lines.append(f"  as the anchors hold it {when}{seen}")
         if first["tensor"] is not None:
             element = "" if detail["element"] is None else str(detail["element"])
-            values = "" if detail["a"] is None else f": {_figure(detail['a'], 9)} in A, {_figure(detail['b'], 9)} in B"
-            lines.append(f"  {escape(first['tensor'])}{element}, chunk {first['chunk']}{values}")
+            chunk = "" if first["chunk"] is None else f", chunk {first['chunk']}"
+            a, b = _figures(detail["a"], detail["b"])
+            values = "" if detail["a"] is None else f": {a} in A, {b} in B"
+            lines.append(f"  {escape(first['tensor'])}{element}{chunk}{values}")
         if detail["elements"]:
             size = f"  {detail['differing']} of {detail['elements']} elements differ"
             if detail["relative"] is not None:
@@ -208,6 +259,12 @@ def _first(document: dict[str, Any], style: Style) -> list[str]:
 def _figure(value: float | str, digits: int) -> str:
     """Return a number with some digits; one that is not finite is a text already."""
     return value if isinstance(value, str) else f"{value:.{digits}g}"
+
+
+def _figures(a: float | str | None, b: float | str | None) -> tuple[str, str]:
+    """Return two elements with the digits of 32 bits, or with as many as it takes to tell them apart."""
+    one, two = (str(each) if each is None or isinstance(each, int) else _figure(each, 9) for each in (a, b))
+    return (one, two) if one != two else (str(a), str(b))
 
 
 def _growth(document: dict[str, Any], style: Style) -> list[str]:
@@ -237,6 +294,33 @@ def _growth(document: dict[str, Any], style: Style) -> list[str]:
     return lines
 
 
+def _refinement(document: dict[str, Any], style: Style) -> list[str]:
+    """What running both programs again showed."""
+    from auditor.findings.formats.text import escape, heading
+
+    refined = document["refined"]
+    if refined is None:
+        return []
+    lines = [heading("run again", style=style) + f": both, from step {refined['from'] + 1} to {refined['to']}"]
+    for label in ("a", "b"):
+        again = refined[label]
+        how = "repeats its recording in every digest"
+        if not again["reproduced"]:
+            how = (
+                f"parts from its own recording at step {again['first']['step']}, in {escape(again['first']['source'])}"
+            )
+        lines.append(f"  {label.upper()} {how}")
+    place = refined["first"]
+    if place is not None:
+        call = f", call {place['call']}" if place["call"] is not None and place["call"] > 1 else ""
+        names = [f"module {escape(place['module'])}{call}" if place["module"] is not None else None, place["tensor"]]
+        named = ", ".join(escape(name) for name in names if name is not None) or escape(place["source"] or "")
+        chunk = f", chunk {place['chunk']}" if place["chunk"] is not None else ""
+        phase = style.paint(place["phase"], _BOLD)
+        lines.append(f"  they part at step {place['step']}, {phase}: {named}{chunk}")
+    return [*lines, *(style.paint(f"  note: {escape(note)}", _DIM) for note in refined["notes"])]
+
+
 def _causes(document: dict[str, Any], style: Style) -> list[str]:
     """The classes of cause that fit, the surest first."""
     from auditor.compare.cause_classes import CLASSES
@@ -253,12 +337,13 @@ def _causes(document: dict[str, Any], style: Style) -> list[str]:
     return lines
 
 
-def _closing(document: dict[str, Any], style: Style) -> list[str]:
+def _closing(comparison: Comparison, document: dict[str, Any], style: Style) -> list[str]:
     from auditor.findings.formats.text import escape
 
     verdict = style.paint(document["verdict"], _BOLD, _VERDICT_COLOUR[document["verdict"]])
     lines = [f"{verdict}: {escape(document['sentence'])}"]
     if document["verdict"] == "inconclusive" or any(cause["class"] == "corruption" for cause in document["causes"]):
-        run = document["runs"]["a" if document["runs"]["a"]["status"] != "completed" else "b"]["path"]
-        lines.append(f"next: memaudit verify {escape(run)}")
+        a, b = comparison.walk.a, comparison.walk.b
+        doubtful = a if a.damage or (a.status != "completed" and not b.damage) else b
+        lines.append(f"next: memaudit verify {escape(str(doubtful.path))}")
     return lines

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from auditor.cli.consent import check_run, consent, program_lines
 from auditor.errors import MemauditError
 
 if TYPE_CHECKING:
-    from auditor.evidence.run_view import RunView
     from auditor.replay.plan import Plan
     from auditor.replay.study import Progress, Study
 
@@ -74,13 +74,13 @@ def command(
 
     plan, text = _plan(run, plan_file, at, do, horizons, seeds)
     view = RunView.open(Path(plan.run))
-    _check_run(view)
+    check_run(view)
     study = Study(plan, view, out or Path(f"{plan.run.rstrip('/')}-study"))
     if dry_run:
         _describe(study, err=False)
         return
     _describe(study, err=True)
-    _consent(study, trusted=trust_code)
+    consent("replay", [study.launch.script], trusted=trust_code)
     estimate = _execute(study, jobs, key, text)
     if form == "json":
         click.echo(_json(estimate))
@@ -112,17 +112,6 @@ def _plan(
     return from_options(str(run), at, list(do), list(horizons or (100,)), seeds, {}, 0), None
 
 
-def _check_run(view: RunView) -> None:
-    """Refuse a run that does not verify: what would be replayed is not what was recorded."""
-    from auditor.evidence.verify import verify
-
-    verification = verify(view.path)
-    if verification.exit_status == 1:
-        raise MemauditError(
-            "the run does not verify", where=str(view.path), next_step=f"memaudit verify {view.path} says what is wrong"
-        )
-
-
 def _describe(study: Study, *, err: bool) -> None:
     """Show what will run, how much it is, and what it could detect."""
     from auditor.causal.power import detectable
@@ -133,9 +122,7 @@ def _describe(study: Study, *, err: bool) -> None:
     seconds = len(study.cells) * steps * predicate["seconds"] / max(predicate["steps"], 1)
     smallest = detectable(len(plan.seeds))
     for line in (
-        f"program   python {launch.script} {' '.join(launch.argv)}".rstrip(),
-        f"in        {launch.cwd} (what the program writes there, each cell writes again)",
-        f"sha256    {study.run.environment['program']['sha256']} (as in the manifest)",
+        *program_lines(study.run, launch, each="each cell"),
         f"fork      after step {plan.at}, from {reached.anchor['path']}; horizons {', '.join(map(str, plan.horizons))}",
         f"arms      carry; {'; '.join(arm.name for arm in plan.arms) or '(no other)'}",
         f"cells     {len(study.cells)} of {steps} steps: {len(plan.seeds)} units, the gate, and carry once more",
@@ -145,25 +132,6 @@ def _describe(study: Study, *, err: bool) -> None:
         else f"power     {len(plan.seeds)} units are too few to detect anything",
     ):
         click.echo(line, err=err)
-
-
-def _consent(study: Study, *, trusted: bool) -> None:
-    """Ask before the submitted program runs.
-
-    Raises
-    ------
-    MemauditError
-        If nobody consents.
-    """
-    if trusted:
-        return
-    if sys.stdin.isatty() and click.confirm("Run this program on this machine?", err=True):
-        return
-    raise MemauditError(
-        "replay runs the recorded program, and nobody consented",
-        where=study.launch.script,
-        next_step="read the program, then give --trust-code",
-    )
 
 
 def _execute(study: Study, jobs: int | None, key: Path | None, text: bytes | None) -> dict[str, Any]:

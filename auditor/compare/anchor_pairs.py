@@ -100,13 +100,15 @@ class AnchorPairs:
         if damaged:
             return None
         try:
-            values = anchor.values()
-            if not all(isinstance(values.get(group), dict) for group in ("sources", "streams")):
-                raise MemauditError("it is no anchor's values.json")
-            return anchor.tensors(), values
+            tensors, values = anchor.tensors(), anchor.values()
         except MemauditError as error:
-            side.damage[f"{anchor.path}/{run_directory.VALUES}"] = str(error)
+            side.damage[error.where or anchor.path] = error.what
             return None
+        groups = [values.get(group) for group in ("sources", "streams")] if isinstance(values, dict) else [None]
+        if not all(isinstance(group, dict) for group in groups):
+            side.damage[f"{anchor.path}/{run_directory.VALUES}"] = "it is no anchor's values.json"
+            return None
+        return tensors, values
 
     def spread(self, steps: Iterable[int], most: int) -> list[AnchorPair]:
         """Return up to ``most`` of the pairs after these steps: the first, ever wider apart, and the last."""

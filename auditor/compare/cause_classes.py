@@ -16,7 +16,7 @@ from auditor.compare.causes import (
 )
 from auditor.compare.situation import CONFIDENCES, Cause, Situation
 
-_DETECTORS = (corruption, data, order, augmentation, stream, state, hyper, numerics, nondeterminism, program)
+_DETECTORS = (data, order, augmentation, stream, state, hyper, numerics, nondeterminism, program)
 
 CLASSES = {
     "corruption": "a file is damaged",
@@ -38,4 +38,6 @@ CLASSES = {
 def causes_of(situation: Situation) -> list[Cause]:
     """Return every class of cause that fits, the surest first; nothing for runs that do not part."""
     found = [cause for detector in _DETECTORS for cause in detector.find(situation)]
+    # Looked for last, since what the others read may turn out to be damaged, and told first.
+    found = [*corruption.find(situation), *found]
     return sorted(found, key=lambda cause: CONFIDENCES.index(cause.confidence))

@@ -16,7 +16,7 @@ from auditor.compare.order_difference import OrderDifference, Orders
 from auditor.compare.program_text import FileDifference, ProgramTexts
 from auditor.compare.side import Side
 from auditor.compare.situation import Cause, Situation
-from auditor.compare.tensors import SourceDifference
+from auditor.compare.tensors import SourceDifference, TensorDifference
 from auditor.compare.walk import Parting, Walk, walk
 from auditor.errors import MemauditError
 from auditor.evidence.trace_stream import LastStep
@@ -43,8 +43,7 @@ class First:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it stands in ``diff-1``."""
-        tensors = self.difference.tensors if self.difference is not None else ()
-        first = tensors[0] if tensors and self.leaf in (None, tensors[0].name) else None
+        first = self._tensor()
         return {
             "step": self.parting.step,
             "at": self.parting.at,
@@ -63,11 +62,16 @@ class First:
             },
         }
 
+    def _tensor(self) -> TensorDifference | None:
+        """The tensor that is named, as the anchors have it; None where it does not differ in them."""
+        tensors = self.difference.tensors if self.difference is not None else ()
+        return next((each for each in tensors if self.leaf in (None, each.name)), None)
+
     def _detail(self) -> dict[str, Any] | None:
         found = self.difference
         if found is None or not (found.tensors or found.values or any(found.only)):
             return None
-        first = found.tensors[0] if found.tensors else None
+        first = self._tensor()
         values = first.values if first is not None else None
         return {
             "step": found.step,
@@ -101,6 +105,8 @@ class Comparison:
     growth: Growth
     rows: tuple[Row, ...]
     files: tuple[FileDifference, ...]
+    refined: dict[str, Any] | None = None
+    """What running both programs again showed (:mod:`auditor.replay.refine`), or None."""
 
     @property
     def exit_status(self) -> int:
@@ -118,7 +124,7 @@ class Comparison:
             "notes": list(self.notes),
             "runs": {"a": _run(self.walk.a), "b": _run(self.walk.b)},
             "compared": {"equal": self.walk.equal, "steps": self.walk.compared},
-            "first": None if self.first is None else self.first.to_json(),
+            "first": None if self.first is None else {**self.first.to_json(), **self._named_again()},
             "parted": [
                 {"source": each.name, "kind": each.kind, "step": each.step, "at": each.at, "steps": each.differs}
                 for each in (self.walk.sorted() if self.first is not None else ())
@@ -139,8 +145,16 @@ class Comparison:
                 {"path": each.path, "change": each.change, "diff": None if each.lines is None else list(each.lines)}
                 for each in self.files
             ],
-            "refined": None,
+            "refined": self.refined,
         }
+
+    def _named_again(self) -> dict[str, Any]:
+        """The tensor and chunk as running both again named them: in that very step, where anchors may be later."""
+        again = self.refined["first"] if self.refined is not None else None
+        first = self.first.parting if self.first is not None else None
+        if again is None or first is None or (again["source"], again["step"]) != (first.name, first.step):
+            return {}
+        return {"tensor": again["tensor"], "chunk": again["chunk"]}
 
 
 def compare(a: Path, b: Path) -> Comparison:
@@ -160,12 +174,11 @@ def compare(a: Path, b: Path) -> Comparison:
     anchors = AnchorPairs(one, two)
     rows = beside(one, two, anchors)
     programs = ProgramTexts(one, two)
+    files = programs.differences  # read here: a damaged text keeps the answer open too
     reasons = tuple(_incomparable(walked, anchors))
     if reasons:
         sentence = f"The runs cannot be compared: {reasons[0]}."
-        return Comparison(
-            walked, NOT_COMPARABLE, sentence, reasons, (), None, (), Growth((), ()), rows, programs.differences
-        )
+        return Comparison(walked, NOT_COMPARABLE, sentence, reasons, (), None, (), Growth((), ()), rows, files)
     situation = Situation(walked, anchors, rows, Orders(walked), programs)
     parted = situation.first
     first = None if parted is None else _first(situation, parted)
@@ -174,7 +187,8 @@ def compare(a: Path, b: Path) -> Comparison:
     verdict, open_ = _verdict(walked)
     if parted is None and (one.damage or two.damage):
         verdict = INCONCLUSIVE
-        open_ = (*open_, *(f"{path}: {what}" for side in (one, two) for path, what in sorted(side.damage.items())))
+        sides = (("A", one), ("B", two))
+        open_ = (*open_, *(f"{x}: {path}: {what}" for x, side in sides for path, what in sorted(side.damage.items())))
     return Comparison(
         walked,
         verdict,
@@ -185,7 +199,7 @@ def compare(a: Path, b: Path) -> Comparison:
         causes,
         growth,
         rows,
-        programs.differences,
+        files,
     )
 
 

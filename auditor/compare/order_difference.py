@@ -88,11 +88,13 @@ class Orders:
         in_equal: set[int] = set()
         for ids in self._of_steps(equal):
             if ids is None:
-                return SampleContent(differing.size, equal.size, ())
+                return None
             in_equal.update(ids.tolist())
         suspects: set[int] = set()
         for ids in self._of_steps(differing):
-            found = set() if ids is None else set(ids.tolist()) - in_equal
+            if ids is None:
+                return None
+            found = set(ids.tolist()) - in_equal
             if not found:
                 return SampleContent(differing.size, equal.size, ())
             suspects |= found
@@ -102,9 +104,12 @@ class Orders:
     def _of_steps(self, steps: Any) -> Iterator[_Ids | None]:
         """Yield the ids of these steps' batches in A; None where they cannot be told from the others of their pass."""
         passes, positions = self._walk.places
-        for step in steps.tolist():
-            number, position = passes[step], positions[step]
-            before = positions[step - 1] if step and passes[step - 1] == number else 0
+        reached: dict[int, int] = {}
+        wanted = set(steps.tolist())
+        for step, (number, position) in enumerate(zip(passes, positions, strict=True)):
+            before, reached[number] = reached.get(number, 0), position
+            if step not in wanted:
+                continue
             size = self._batch_size(number)
             ids = self._ids(0, number) if size is not None else None
             yield None if ids is None or size is None else ids[before * size : position * size]

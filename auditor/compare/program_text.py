@@ -49,7 +49,7 @@ class ProgramTexts:
         return () if one is None or two is None else tuple(self._differences(one, two))
 
     def _differences(self, a: SourceTexts, b: SourceTexts) -> Iterator[FileDifference]:
-        names = {path: path for path in a.hashes.keys() & b.hashes.keys()}
+        names = {path: path for path in a.hashes if path in b.hashes}
         programs = [next(iter(side.hashes), None) if _has_file(run) else None for side, run in self._pairs(a, b)]
         if programs[0] is not None and programs[1] is not None:
             names = {path: path for path in names if path not in programs}

@@ -295,6 +295,7 @@ def _found(data: memoryview, kind: str) -> Iterator[Event]:
         if end < 0:
             return
         event = usable_event(text[begin : end + 1])
-        if not isinstance(event, str):
+        # The bytes may also stand deeper in a line, or belong to a key given twice.
+        if not isinstance(event, str) and event["event"] == kind:
             yield event
         position = text.find(mark, end)

@@ -20,6 +20,8 @@ CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
 """``certain``: what was recorded shows it; ``likely``: it explains what was recorded, and little else does;
 ``possible``: nothing speaks against it."""
 
+UNKNOWN_SAMPLES = "batches differ in content, and which samples they hold is not known"
+
 NEAR = 20
 """Steps after a parting within which its size still tells rounding from a change."""
 ROUNDING = 1e-5

@@ -18,6 +18,7 @@ _PLAIN = frozenset({"bool", "float16", "float32", "float64", "complex64"}) | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _PAIRS = frozenset({"dict", "ordered", "counter", "defaultdict"})
+_WIDE = frozenset({"int64", "uint64"})
 _SIGNED = {"float16": np.int16, "bfloat16": np.int16, "float32": np.int32, "float64": np.int64}
 
 
@@ -32,7 +33,7 @@ class TensorDifference:
     element: tuple[int, ...] | None
     """The index of the first element that differs."""
     values: tuple[float, float] | None
-    """That element in A and in B; None where NumPy has no numbers for the dtype."""
+    """That element in A and in B, whole numbers as such; None where NumPy has no numbers for the dtype."""
     differing: int | None
     """How many elements differ."""
     elements: int
@@ -45,7 +46,8 @@ class TensorDifference:
     product: float
     """The sum of A times B."""
     ulps: int | None
-    """The largest distance in representable numbers of the dtype (units in the last place); floating point only."""
+    """The largest distance in representable numbers of the dtype (units in the last place); floating point only, and
+    None where ``largest`` is NaN."""
     shapes: tuple[str, str] | None = None
     """Dtype and shape of A's and B's where they differ."""
     is_integer: bool = False
@@ -74,7 +76,7 @@ def difference(name: str, a: StoredTensor, b: StoredTensor) -> TensorDifference 
         if numbers:
             x, y = _numbers(one, a.dtype), _numbers(two, a.dtype)
             with np.errstate(invalid="ignore", over="ignore"):
-                gap = np.abs(y - x)
+                gap = _distances(one, two, a.dtype) if a.dtype in _WIDE else np.abs(y - x)
                 largest = float(np.maximum(largest, np.maximum.reduce(gap[unequal], initial=0.0)))
                 square += float(np.vdot(gap, gap).real)
                 squares[0] += float(np.vdot(x, x).real)
@@ -95,7 +97,7 @@ def difference(name: str, a: StoredTensor, b: StoredTensor) -> TensorDifference 
         square,
         (squares[0], squares[1]),
         product,
-        ulps if a.dtype in _SIGNED else None,
+        ulps if a.dtype in _SIGNED and not math.isnan(largest) else None,
         is_integer="int" in a.dtype,
     )
 
@@ -120,8 +122,9 @@ class SourceDifference:
 
     @property
     def largest(self) -> float | None:
-        """The largest absolute difference; None without numbers."""
-        return max((each.largest for each in self.tensors if each.largest is not None), default=None)
+        """The largest absolute difference; NaN where one of them is, None without numbers."""
+        known = [each.largest for each in self.tensors if each.largest is not None]
+        return next(filter(math.isnan, known), max(known, default=None))
 
     @property
     def ulps(self) -> int | None:
@@ -180,15 +183,19 @@ def value_differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, An
 
 def _plain(value: Any) -> Any:
     """Return a dict that was written as pairs (docs/run-directory.md, "Anchors") as a dict, if its keys are plain."""
-    if isinstance(value, dict) and value.get("$") in _PAIRS and isinstance(value.get("items"), list):
-        pairs = value["items"]
-        if all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str | int) for pair in pairs):
-            return {str(key): held for key, held in pairs}
-    return value
+    if not isinstance(value, dict) or not isinstance(value.get("items"), list):
+        return value
+    pairs = value["items"]
+    if not isinstance(value.get("$"), str) or value["$"] not in _PAIRS:
+        return value
+    if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str | int) for pair in pairs):
+        return value
+    found = {str(key): held for key, held in pairs}
+    return found if len(found) == len(pairs) else value
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts ``layer10`` after ``layer2``."""
+    """Return a key that sorts ``layer10`` after ``layer2``, and no two names alike."""
     parts: list[tuple[int, str]] = []
     digits = ""
     for character in f"{name}\0":
@@ -199,7 +206,7 @@ def natural(name: str) -> list[tuple[int, str]]:
             parts.append((len(digits.lstrip("0")), digits.lstrip("0")))
             digits = ""
         parts.append((-1, character))
-    return parts
+    return [*parts, (-1, name)]  # names that differ in leading zeros alone
 
 
 def _blocks(a: memoryview, b: memoryview, size: int) -> Iterator[tuple[int, Any, Any]]:
@@ -219,6 +226,12 @@ def _numbers(raw: Any, dtype: str) -> Any:
     return found.astype(np.complex128 if dtype == "complex64" else np.float64)
 
 
+def _distances(one: Any, two: Any, dtype: str) -> Any:
+    """Return the distances of 64-bit integers as float64, rounded once: as doubles neighbours would be equal."""
+    a, b = (raw.reshape(-1).view(np.dtype(dtype).newbyteorder("<")) for raw in (one, two))
+    return (np.maximum(a, b).astype(np.uint64) - np.minimum(a, b).astype(np.uint64)).astype(np.float64)
+
+
 def _ulps(a: Any, b: Any, dtype: str) -> int:
     """Return the largest distance on the line of representable numbers, on which -0 and +0 lie together."""
     if not len(a):
@@ -236,6 +249,8 @@ def _ulps(a: Any, b: Any, dtype: str) -> int:
 
 def _element(tensor: StoredTensor, index: int, size: int) -> float:
     raw = np.frombuffer(tensor.data[index * size : (index + 1) * size], dtype=np.uint8).reshape(1, size)
+    if "int" in tensor.dtype:
+        return int(raw.reshape(-1).view(np.dtype(tensor.dtype).newbyteorder("<"))[0])
     return float(_numbers(raw, tensor.dtype)[0])
 
 

@@ -16,6 +16,8 @@ from auditor.interventions.registry import make
 from auditor.recorder.entry import Entry
 from auditor.recorder.environment import numerics_class
 from auditor.recorder.journal import Journal
+from auditor.recorder.magnifier import FILE as MAGNIFIED
+from auditor.recorder.magnifier import Magnifier
 from auditor.recorder.passes import Pass
 from auditor.recorder.session import Session
 from auditor.recorder.settings import Settings
@@ -53,6 +55,7 @@ class Cell(Session):
         self._interventions = [make(item) for item in self.description["do"]]
         self._trace = TraceWriter(directory / "trace.jsonl")
         self._journal = Journal(self._trace, self.contract_of, self.reseeding)
+        self._magnifier = Magnifier(directory / MAGNIFIED, self) if self.description.get("magnify") else None
         self._forked = False
         self._done = False
         self._fork_report: dict[str, Any] = {"rekeyed": {}, "order_kept": None, "absent_streams": []}
@@ -101,6 +104,8 @@ class Cell(Session):
                     self._note_kept(each.walk.redraw())
         for intervention in self._interventions:
             self._receipts.append(intervention.apply(self.watched))
+        if self._magnifier is not None:
+            self._magnifier.begin()
 
     def _note_kept(self, reason: str | None) -> None:
         """Report why an order was kept; each reason once."""
@@ -151,10 +156,21 @@ class Cell(Session):
                 self._write("failed", f"horizons {missing} were not measured") if missing else self._write("finished")
 
     def close_step(self, loss: Any) -> None:
-        """Write the step event, for the gate and for diff."""
+        """Write the step event, for the gate and for diff; a cell that magnifies measures nothing, and ends here."""
         if self._done:
             return
         self.write_step(self._journal, loss)
+        if self._magnifier is not None and self._magnifier.is_looking:
+            self._magnifier.close()
+            if self.clock.step - self.description["fork"]["at"] >= max(self.description["horizons"]):
+                self._write("finished")
+                raise CellFinished
+
+    def consume(self, ids: list[int] | None, content: Any, of: Pass | None = None) -> None:
+        """Note one batch."""
+        super().consume(ids, content, of)
+        if self._magnifier is not None and self._magnifier.is_looking and not self._done:
+            self._magnifier.batch(ids, content, of)
 
     def after_pass(self, old: Pass, *, complete: bool) -> None:
         """Measure what is due after a pass left by ``break``."""
@@ -190,6 +206,8 @@ class Cell(Session):
         self._done = True
         self._fork_report["absent_streams"] = sorted(self.entry.absent)
         self._trace.close()
+        if self._magnifier is not None:
+            self._magnifier.end()
         total = time.monotonic() - self._began
         # Apart from the result, which is a function of the cell's description alone.
         write_canonical(

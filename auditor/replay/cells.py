@@ -60,19 +60,8 @@ def plan_cells(plan: Plan, run: RunView, reached: Reach) -> list[Cell]:
 
 
 def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int | None, repeat: int) -> Cell:
-    environment = run.environment_at(plan.at + max(plan.horizons))
-    numerics, program = environment["numerics"], environment["program"]
-    anchor = {key: reached.anchor[key] for key in ("path", "files", "step", "pass", "epoch", "position", "at")}
     description = {
-        "format": FORMAT,
-        "memaudit": auditor.__version__,
-        "run": {"manifest": run.manifest_sha256},
-        "program": {"sha256": program["sha256"], "argv": program["argv"], "modules": program["modules"]},
-        "seed": run.start["seed"],
-        "threads": numerics["threads"],
-        "interop_threads": numerics["interop_threads"],
-        "anchor": anchor,
-        "fork": {"at": plan.at, "where": reached.where},
+        **description_of(run, reached.anchor, at=plan.at, where=reached.where, last=plan.at + max(plan.horizons)),
         "arm": arm.name,
         "do": list(arm.do),
         "unit": unit,
@@ -81,6 +70,23 @@ def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int |
         "horizons": list(plan.horizons),
     }
     return Cell(arm.name, unit, repeat, description)
+
+
+def description_of(run: RunView, anchor: dict[str, Any], *, at: int, where: str, last: int) -> dict[str, Any]:
+    """Return what every cell's description holds, whatever it is to do after step ``at``; ``last`` is its last step."""
+    environment = run.environment_at(last)
+    numerics, program = environment["numerics"], environment["program"]
+    return {
+        "format": FORMAT,
+        "memaudit": auditor.__version__,
+        "run": {"manifest": run.manifest_sha256},
+        "program": {"sha256": program["sha256"], "argv": program["argv"], "modules": program["modules"]},
+        "seed": run.start["seed"],
+        "threads": numerics["threads"],
+        "interop_threads": numerics["interop_threads"],
+        "anchor": {key: anchor[key] for key in ("path", "files", "step", "pass", "epoch", "position", "at")},
+        "fork": {"at": at, "where": where},
+    }
 
 
 class CellStore:

@@ -34,7 +34,7 @@ def ordered(lines: list[str], output: list[str]) -> None:
 def test_the_stories_are_true(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = str(tmp_path_factory.mktemp("home"))
     program, output = STEPS[0][1], ""
-    assert [kind for kind, _ in STEPS].count("text") == 4
+    assert [kind for kind, _ in STEPS].count("text") == 5
     for kind, block in STEPS:
         (tmp_path / "train.py").write_text(changed(program, block) if kind == "diff" else program)
         if kind == "diff":

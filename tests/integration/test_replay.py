@@ -230,7 +230,7 @@ def test_a_training_that_cannot_repeat_fails_the_gate_and_reports_nothing_else(t
     assert answer.returncode == 4, answer.stderr
     estimate = json.loads(answer.stdout)
     assert estimate["verdict"] == "gate failed"
-    assert estimate["gate"]["first"] == {"step": 7, "source": "params"}
+    assert estimate["gate"]["first"] == {"step": 7, "source": "optimizer.momentum_buffer"}
     assert estimate["estimates"] == []
     assert estimate["nulls"][0]["verdict"] == "failed"
     # Only the gate and the null ran.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from auditor.compare.beside import DATA
-from auditor.compare.situation import CERTAIN, LIKELY, Cause, Situation, pair_of
+from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, UNKNOWN_SAMPLES, Cause, Situation, pair_of
 
 
 def find(situation: Situation) -> Iterator[Cause]:
@@ -19,10 +19,12 @@ def find(situation: Situation) -> Iterator[Cause]:
         yield Cause("augmentation", CERTAIN, evidence, parted.name, parted.step)
     for policy in situation.early("augment"):
         yield Cause("augmentation", CERTAIN, (f"{policy.name} differs",), policy.name, policy.step)
-    if batch is None or workers or any(each.step <= batch.step for each in streams):
+    if batch is None or None in batch.digests[0] or workers or any(each.step <= batch.step for each in streams):
         return
     content = situation.orders.content()
-    if content is not None and not content.samples:
+    if content is None and not any(situation.early("order")):
+        yield Cause("augmentation", POSSIBLE, (UNKNOWN_SAMPLES,), batch.name, batch.step)
+    elif content is not None and not content.samples:
         of = content.differing + content.equal
         evidence = (
             f"{content.differing} of {of} batches with equal sample ids differ in content, from step {batch.step} on",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from auditor.compare.beside import DATA
-from auditor.compare.situation import CERTAIN, LIKELY, Cause, Situation, pair_of
+from auditor.compare.situation import CERTAIN, POSSIBLE, UNKNOWN_SAMPLES, Cause, Situation, pair_of
 
 
 def find(situation: Situation) -> Iterator[Cause]:
@@ -17,7 +17,6 @@ def find(situation: Situation) -> Iterator[Cause]:
     batch = next(situation.early("batch"), None)
     if batch is None:
         return
-    unknown = situation.walk.a.start["order"] != "ids" or batch.digests[0][0] is None
     content = situation.orders.content()
     if content is not None and content.samples:
         of = content.differing + content.equal
@@ -27,6 +26,5 @@ def find(situation: Situation) -> Iterator[Cause]:
             f"all that differ hold one of these samples, and no equal batch does: {samples}",
         )
         yield Cause("data", CERTAIN, evidence, batch.name, batch.step)
-    elif content is None and not any(situation.early("order")) and not unknown:
-        why = "batches differ in content, and the sample ids of no such batch are known"
-        yield Cause("data", LIKELY, (why,), batch.name, batch.step)
+    elif content is None and not any(situation.early("order")) and None not in batch.digests[0]:
+        yield Cause("data", POSSIBLE, (UNKNOWN_SAMPLES,), batch.name, batch.step)

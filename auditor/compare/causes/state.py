@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from auditor.compare.beside import NUMERICS
 from auditor.compare.causal_order import STATE
-from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation
+from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation, told_pair
 from auditor.compare.walk import Parting
 
 _MEASURED = frozenset({"loss", "outcome"})
@@ -75,7 +75,10 @@ def _counters(situation: Situation, parted: Parting) -> Iterator[str]:
             pair = situation.anchors.from_parting(each)
             found = None if pair is None else situation.anchors.compare(pair, each.name)
             values = found.tensors[0].values if found is not None and found.tensors else None
-            shown = f": after step {pair.step}, {values[0]:g} in A and {values[1]:g} in B" if pair and values else ""
+            shown = ""
+            if pair is not None and values is not None:
+                a, b = told_pair(*values)
+                shown = f": after step {pair.step}, {a} in A and {b} in B"
             yield f"{each.name}, the count of updates, differs{shown}"
 
 
@@ -103,7 +106,8 @@ def _integers(situation: Situation, parted: Parting) -> Iterator[str]:
     found = None if pair is None else situation.anchors.compare(pair, parted.name)
     for each in () if found is None else found.tensors:
         if each.is_integer and each.values is not None and pair is not None:
-            yield f"{each.name}, after step {pair.step}: {each.values[0]:g} in A, {each.values[1]:g} in B"
+            a, b = told_pair(*each.values)
+            yield f"{each.name}, after step {pair.step}: {a} in A, {b} in B"
 
 
 def _where(situation: Situation, parted: Parting) -> Iterator[str]:
