@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from auditor.artifact.canonical import encode_float
 from auditor.artifact.digest import digest_text
+from auditor.artifact.intervention_table import AT
 from auditor.errors import MemauditError
 from auditor.state.anchor import copied
 from auditor.state.census import Watched
 from auditor.state.source import Reading, Source
+from auditor.state.streams import derive_seed
 from auditor.state.tensors import logical
 
 
@@ -21,45 +23,58 @@ class NotApplicable(Exception):  # noqa: N818 - an answer, not an error
     """The source has nothing this intervention could change; the message says why."""
 
 
+@dataclass
+class Branch:
+    """The branch of a training that interventions act in: all they may look at and draw from."""
+
+    watched: Watched
+    key: str
+    """What the random choices of this branch's interventions derive from: the unit's, or the gate's."""
+
+    def generator(self, intervention: Intervention) -> torch.Generator:
+        """Return a stream of the intervention's own: no stream of the training is drawn from."""
+        description = repr(sorted(intervention.description.items()))
+        return torch.Generator().manual_seed(derive_seed(self.key, f"intervention {description}"))
+
+
 class Intervention(ABC):
     """One named change to one memory source.
 
-    ``source`` is the name it was asked for; a bare kind (``optimizer``) means all sources of that kind.
+    ``description`` is ``{source, do, …arguments}`` with every default filled in. ``source`` is the name it was asked
+    for; a bare kind (``optimizer``) means all sources of that kind. The class docstring says what changes, what is
+    carried, what is held fixed, and the source of that meaning.
     """
 
-    action: ClassVar[str]
-    parameters: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Allowed values by argument; the first is the default."""
+    also_changes: frozenset[str] = frozenset()
+    """Kinds of sources that may change along (a schedule's learning rate); all others must stay bit-equal."""
 
-    def __init__(self, source: str, arguments: dict[str, Any]) -> None:
-        unknown = arguments.keys() - self.parameters.keys()
-        if unknown:
-            raise MemauditError(
-                f"{self.action} of {source} takes no argument {sorted(unknown)[0]!r}",
-                next_step=f"it takes: {', '.join(self.parameters) or 'none'}",
-            )
-        for name, allowed in self.parameters.items():
-            if arguments.get(name, allowed[0]) not in allowed:
-                raise MemauditError(
-                    f"{name}={arguments[name]} is not known to {self.action} of {source}",
-                    next_step=f"use one of: {', '.join(allowed)}",
-                )
-        self.source = source
-        self.arguments = {name: arguments.get(name, allowed[0]) for name, allowed in self.parameters.items()}
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+        self.source = str(description["source"])
+        self.action = str(description["do"])
+        self.arguments = {name: value for name, value in description.items() if name not in ("source", "do", AT)}
+        self.at: int | None = description.get(AT)
+        """The step after which it is applied; the fork's if None."""
 
-    @abstractmethod
-    def targets(self, watched: Watched) -> list[Source]:
-        """Return the sources to be changed.
+    def targets(self, branch: Branch) -> list[Source]:
+        """Return the sources to be changed: the one of that name, or all of that kind.
 
         Raises
         ------
         NotApplicable
             If there is none.
         """
+        sources = [source for source in branch.watched.sources() if source.captured]
+        found = [source for source in sources if source.name == self.source]
+        if not found and "." not in self.source and "[" not in self.source:
+            found = [source for source in sources if source.kind == self.source]
+        if not found:
+            raise NotApplicable(f"there is no {self.source} at this step")
+        return found
 
     @abstractmethod
-    def change(self, sources: list[Source]) -> None:
-        """Change the live state.
+    def change(self, sources: list[Source], branch: Branch) -> None:
+        """Change the live state, in place.
 
         Raises
         ------
@@ -67,7 +82,7 @@ class Intervention(ABC):
             If the state has nothing to change; nothing was changed then.
         """
 
-    def apply(self, watched: Watched) -> dict[str, Any]:
+    def apply(self, branch: Branch) -> dict[str, Any]:
         """Change the live state and return the receipt (docs/study.md).
 
         Raises
@@ -76,16 +91,18 @@ class Intervention(ABC):
             If a source that was not to be touched changed: the arm would not be what it is called.
         """
         receipt: dict[str, Any] = {"source": self.source, "do": self.action, "arguments": self.arguments}
+        watched = branch.watched
         try:
-            targets = self.targets(watched)
+            targets = self.targets(branch)
             names = {source.name for source in targets}
             before = {source.name: copied(source.read()) for source in targets}
-            others = {s.name: s.read().digest() for s in watched.sources() if s.name not in names}
-            self.change(targets)
+            others = {s.name: s.read().digest() for s in self._untouched(watched, names)}
+            self.change(targets, branch)
         except NotApplicable as answer:
             return {**receipt, **_measured({}, {}), "applied": False, "reason": str(answer)}
+        # Sources may have come or gone: a cleared optimizer has no slots.
         after = {source.name: source.read() for source in targets}
-        now = {s.name: s.read().digest() for s in watched.sources() if s.name not in names}
+        now = {s.name: s.read().digest() for s in self._untouched(watched, names)}
         for name, digest in others.items():
             if now.get(name) != digest:
                 raise MemauditError(
@@ -97,8 +114,28 @@ class Intervention(ABC):
         reason = None if changed else f"{self.source} already was as {self.action} makes it"
         return {**receipt, **measured, "applied": changed, "reason": reason}
 
+    def _untouched(self, watched: Watched, names: set[str]) -> list[Source]:
+        return [s for s in watched.sources() if s.name not in names and s.kind not in self.also_changes]
 
-Factory = Callable[[str, dict[str, Any]], Intervention]
+
+class Lasting(Intervention):
+    """An intervention that acts after each later step as well; nothing need change where it begins."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        super().__init__(description)
+        self.steps_changed = 0
+        """After how many later steps it changed something."""
+
+    @abstractmethod
+    def after_step(self, branch: Branch) -> bool:
+        """Act again, once a later step has been taken and before it is recorded; return whether anything changed."""
+
+    def apply(self, branch: Branch) -> dict[str, Any]:
+        """Begin, and return the receipt: applied, unless there is nothing to act on."""
+        receipt = super().apply(branch)
+        if not receipt["applied"] and receipt["digest_before"]:
+            return {**receipt, "applied": True, "reason": None}
+        return receipt
 
 
 def _measured(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, Any]:

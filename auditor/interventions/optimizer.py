@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 
-from auditor.interventions.intervention import Intervention, NotApplicable
-from auditor.state.census import Watched
+from auditor.interventions.intervention import Branch, Intervention, NotApplicable
 from auditor.state.optimizer import SlotSource
 from auditor.state.source import Source
 
@@ -32,15 +29,12 @@ class ResetOptimizer(Intervention):
     A reset also makes the next step shorter, so on its own it confounds "no memory" with "a smaller step".
     """
 
-    action = "reset"
-    parameters: ClassVar[dict[str, tuple[str, ...]]] = {"how": ("clear", "zero")}
-
-    def targets(self, watched: Watched) -> list[Source]:
+    def targets(self, branch: Branch) -> list[Source]:
         """Return the slots that are there: one, or all of the optimizer's."""
         head, dot, slot = self.source.partition(".")
         found: list[Source] = [
             source
-            for source in watched.sources()
+            for source in branch.watched.sources()
             if isinstance(source, SlotSource)
             and head in (source.name.partition(".")[0], source.name.partition("[")[0])
             and (not dot or source.slot == slot)
@@ -49,7 +43,7 @@ class ResetOptimizer(Intervention):
             raise NotApplicable(f"the optimizer keeps no {slot or 'state'} at this step")
         return found
 
-    def change(self, sources: list[Source]) -> None:
+    def change(self, sources: list[Source], branch: Branch) -> None:
         """Clear or zero the slots."""
         slots = [source for source in sources if isinstance(source, SlotSource)]
         if self.arguments["how"] == "zero":

@@ -12,6 +12,7 @@ import torch
 
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.trace import TraceWriter
+from auditor.interventions.intervention import Branch, Intervention, Lasting
 from auditor.interventions.registry import make
 from auditor.recorder.entry import Entry
 from auditor.recorder.environment import numerics_class
@@ -60,7 +61,10 @@ class Cell(Session):
         self._done = False
         self._fork_report: dict[str, Any] = {"rekeyed": {}, "order_kept": None, "absent_streams": []}
         self._generators: list[object] = []
-        self._receipts: list[dict[str, Any]] = []
+        self._receipts: dict[int, dict[str, Any]] = {}
+        """By the place of the intervention in the arm."""
+        self._lasting: list[Lasting] = []
+        self._branch = Branch(self.watched, self.description["key"] or "recorded streams")
         self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
         self._reach_seconds = 0.0
 
@@ -103,9 +107,16 @@ class Cell(Session):
                 if each.walk is not None:
                     self._note_kept(each.walk.redraw())
         for intervention in self._interventions:
-            self._receipts.append(intervention.apply(self.watched))
+            if intervention.at in (None, self.clock.step):
+                self._intervene(intervention)
         if self._magnifier is not None:
             self._magnifier.begin()
+
+    def _intervene(self, intervention: Intervention) -> None:
+        receipt = {**intervention.apply(self._branch), "at": self.clock.step, "steps_changed": None}
+        self._receipts[self._interventions.index(intervention)] = receipt
+        if isinstance(intervention, Lasting) and receipt["applied"]:
+            self._lasting.append(intervention)
 
     def _note_kept(self, reason: str | None) -> None:
         """Report why an order was kept; each reason once."""
@@ -159,7 +170,13 @@ class Cell(Session):
         """Write the step event, for the gate and for diff; a cell that magnifies measures nothing, and ends here."""
         if self._done:
             return
+        for lasting in self._lasting:
+            lasting.steps_changed += lasting.after_step(self._branch)
         self.write_step(self._journal, loss)
+        if self._forked:
+            for intervention in self._interventions:
+                if intervention.at == self.clock.step > self.description["fork"]["at"]:
+                    self._intervene(intervention)
         if self._magnifier is not None and self._magnifier.is_looking:
             self._magnifier.close()
             if self.clock.step - self.description["fork"]["at"] >= max(self.description["horizons"]):
@@ -202,6 +219,12 @@ class Cell(Session):
             )
             self._write("failed", reason[:2000])
 
+    def _told_receipts(self) -> list[dict[str, Any]]:
+        """The receipts in the arm's order, with the number of later steps after which the lasting ones acted."""
+        for lasting in self._lasting:
+            self._receipts[self._interventions.index(lasting)]["steps_changed"] = lasting.steps_changed
+        return [receipt for _, receipt in sorted(self._receipts.items())]
+
     def _write(self, status: str, error: str | None = None) -> None:
         self._done = True
         self._fork_report["absent_streams"] = sorted(self.entry.absent)
@@ -224,7 +247,7 @@ class Cell(Session):
                 "unit": self.description["unit"],
                 "horizons": self._horizons,
                 "probes": {name: probe.describe() for name, probe in self.probes.items()},
-                "receipts": self._receipts,
+                "receipts": self._told_receipts(),
                 "fork": self._fork_report,
                 "numerics": numerics_class(),
             },

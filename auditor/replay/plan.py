@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from auditor.artifact.canonical import canonical_bytes
+from auditor.artifact.intervention_table import AT, complete
 from auditor.artifact.resources import validator
 from auditor.errors import MemauditError
 
@@ -23,15 +24,6 @@ _MAX_NODES = 20_000
 _MAX_UNITS = 100_000
 _JOINT = re.compile(r"\+(?=[^,=+]+=)")  # not the sign of an exponent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
-
-
-INTERVENTIONS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
-    ("optimizer", "reset"): {"how": ("clear", "zero")},
-}
-"""What can be done to which kind of source, and the allowed values of each argument, the default first.
-
-The other wing holds the interventions themselves; a test keeps the two equal.
-"""
 
 
 class PlanError(MemauditError):
@@ -160,9 +152,10 @@ def from_document(document: Any, where: str) -> Plan:
         canonical_bytes(document)
     except (TypeError, ValueError) as reason:
         raise PlanError("a value that canonical JSON cannot hold", where=where, why=str(reason)[:300]) from None
+    at = int(document["forks"][0]["at"])
     for index, item in enumerate(document["arms"]):
         for description in item["do"]:
-            check_intervention(description, f"{where}#/arms/{index}")
+            _check_intervention(description, f"{where}#/arms/{index}", at, at + max(document["horizons"]))
     arms = [_arm(item, f"{where}#/arms/{index}") for index, item in enumerate(document["arms"])]
     arms = [arm for arm in arms if arm.do]
     for index, arm in enumerate(arms):
@@ -207,43 +200,23 @@ def parse_intervention(text: str) -> dict[str, Any]:
     return description
 
 
-def check_intervention(description: dict[str, Any], where: str) -> None:
-    """Refuse an intervention that does not exist, before any cell runs.
-
-    Raises
-    ------
-    PlanError
-        If the kind of source has no such action, or the action no such argument or value.
-    """
-    kind = description["source"].partition(".")[0].partition("[")[0]
-    parameters = INTERVENTIONS.get((kind, description["do"]))
-    if parameters is None:
-        known = ", ".join(f"{source}={action}" for source, action in sorted(INTERVENTIONS))
+def _check_intervention(description: dict[str, Any], where: str, first: int, last: int) -> None:
+    """Refuse an intervention that does not exist, or that no step of the rollout comes after, before any cell runs."""
+    try:
+        at = complete(description, where).get(AT)
+    except MemauditError as error:
+        raise PlanError(error.what, where=where, why=error.why, next_step=error.next_step) from None
+    if at is not None and not first <= at < last:
         raise PlanError(
-            f"there is no intervention {description['do']!r} on {description['source']!r}",
+            f"{intervention_name(description)} is not applied between the fork and the last horizon",
             where=where,
-            next_step=f"there are: {known}, also on one slot (optimizer.momentum_buffer=reset)",
+            next_step=f"use an {AT} from {first} to {last - 1}",
         )
-    for name, value in description.items():
-        if name in ("source", "do"):
-            continue
-        if value not in parameters.get(name, ()):
-            allowed = "; ".join(f"{key} is one of {', '.join(values)}" for key, values in parameters.items())
-            raise PlanError(
-                f"{description['do']} of {description['source']} takes no {name}={value}",
-                where=where,
-                next_step=allowed,
-            )
 
 
 def _completed(arm: PlannedArm) -> list[dict[str, Any]]:
     """Return an arm's interventions with their defaults filled in, to tell equal arms."""
-    completed = []
-    for description in arm.do:
-        kind = description["source"].partition(".")[0].partition("[")[0]
-        defaults = {name: values[0] for name, values in INTERVENTIONS[kind, description["do"]].items()}
-        completed.append({**defaults, **description})
-    return completed
+    return [complete(description, arm.name) for description in arm.do]
 
 
 def intervention_name(description: dict[str, Any]) -> str:

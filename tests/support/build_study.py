@@ -157,6 +157,8 @@ def receipt(source: str, *, applied: bool = True) -> dict[str, Any]:
         "changed": 0.9987 if applied else 0.0,
         "digest_before": {"layer1.weight": digest("before")},
         "digest_after": {"layer1.weight": digest("after")},
+        "at": 400,
+        "steps_changed": None,
     }
 
 

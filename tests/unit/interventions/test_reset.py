@@ -9,6 +9,7 @@ from torch import nn
 
 from auditor.artifact.resources import schema
 from auditor.errors import MemauditError
+from auditor.interventions.intervention import Branch
 from auditor.interventions.registry import make
 from auditor.state.census import Watched
 
@@ -36,10 +37,12 @@ class Training:
         return before - self.model.weight.detach()
 
     def apply(self, source: str, **arguments: Any) -> dict[str, Any]:
-        receipt = make({"source": source, "do": "reset", **arguments}).apply(self.watched)
+        receipt = make({"source": source, "do": "reset", **arguments}).apply(Branch(self.watched, "0/0"))
         from jsonschema import Draft202012Validator
 
-        Draft202012Validator(schema("cell-result")["properties"]["receipts"]).validate([receipt])
+        Draft202012Validator(schema("cell-result")["properties"]["receipts"]).validate(
+            [{**receipt, "at": 4, "steps_changed": None}]
+        )
         return receipt
 
     @property
@@ -211,8 +214,8 @@ def test_with_two_optimizers_one_can_be_named_and_a_bare_kind_means_both() -> No
     [
         ({"source": "params", "do": "reset"}, "no intervention 'reset' on 'params'"),
         ({"source": "optimizer", "do": "explode"}, "no intervention 'explode'"),
-        ({"source": "optimizer", "do": "reset", "how": "softly"}, "how=softly is not known"),
-        ({"source": "optimizer", "do": "reset", "why": "x"}, "takes no argument 'why'"),
+        ({"source": "optimizer", "do": "reset", "how": "softly"}, "how=softly of optimizer=reset: it is one of"),
+        ({"source": "optimizer", "do": "reset", "why": "x"}, "why=x of optimizer=reset: it takes no such argument"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(description: dict[str, Any], message: str) -> None:

@@ -130,11 +130,11 @@ def test_plus_joins_interventions_and_leaves_exponents_alone() -> None:
     plan = from_options("run", 4, ["optimizer.step=reset,how=zero+optimizer.exp_avg=reset"], [2], 2, {}, 0)
     assert [part["source"] for part in plan.arms[0].do] == ["optimizer.step", "optimizer.exp_avg"]
     assert plan.arms[0].name == "optimizer.step=reset,how=zero+optimizer.exp_avg=reset"
-    with pytest.raises(PlanError, match="takes no sigma=100"):
+    with pytest.raises(PlanError, match=r"sigma=100.* it takes no such argument"):
         from_options("run", 4, ["optimizer=reset,sigma=1e+2+optimizer=reset"], [2], 2, {}, 0)
 
 
-@pytest.mark.parametrize("text", ["bn=recalibrate", "optimizer=rest", "optimizer=reset,how=foo", "params=reset"])
+@pytest.mark.parametrize("text", ["bn=explode", "optimizer=rest", "optimizer=reset,how=foo", "params=reset"])
 def test_an_intervention_that_does_not_exist_is_refused_before_any_cell(text: str) -> None:
     with pytest.raises(PlanError) as caught:
         from_options("run", 4, [text], [2], 2, {}, 0)

@@ -1,0 +1,139 @@
+"""What can be done to which kind of memory source: names, arguments, defaults (design, section 5).
+
+Plans, the command line and the cells read one table; the changes themselves stand in ``auditor/interventions``. Other
+packages add theirs by an entry point in the group ``memaudit.interventions``, named ``KIND.ACTION``: the names are
+known here without importing anything, and their arguments are looked at where they are applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from auditor.errors import MemauditError
+
+GROUP = "memaudit.interventions"
+AT = "at"
+"""The argument that every intervention takes: the step after which it is applied; the fork's if left out."""
+REQUIRED = object()
+"""The default of an argument that has none."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument: one of some words, or a number in a range."""
+
+    default: Any = REQUIRED
+    words: tuple[str, ...] = ()
+    """What it may be; empty for numbers and texts."""
+    low: float | None = None
+    """The least number; None for words and texts."""
+    high: float | None = None
+    whole: bool = False
+    """Whether the number is an integer."""
+    steps: bool = False
+    """Whether it is a range of steps, ``401-420``."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None."""
+        if self.words:
+            return None if value in self.words else f"it is one of {', '.join(self.words)}"
+        if self.steps:
+            return None if window(value) is not None else "it is a range of steps such as 401-420"
+        if self.low is None:
+            return None if isinstance(value, str) and value else "it is a text"
+        kind = "a whole number" if self.whole else "a number"
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return f"it is {kind}"
+        if value < self.low or (self.high is not None and value > self.high):
+            return f"it is {kind} from {self.low:g}" + ("" if self.high is None else f" to {self.high:g}")
+        return None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One intervention as plans know it."""
+
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    lasting: bool = False
+    """Whether it goes on acting after each step, and does not only change the state once."""
+
+
+TABLE: dict[tuple[str, str], Declared] = {
+    ("optimizer", "reset"): Declared({"how": Argument("clear", ("clear", "zero"))}),
+}
+
+
+def kind_of(source: str) -> str:
+    """Return the kind that a source's name begins with: ``optimizer`` of ``optimizer[critic].exp_avg``."""
+    return source.partition(".")[0].partition("[")[0]
+
+
+@cache
+def external() -> dict[tuple[str, str], metadata.EntryPoint]:
+    """Return what other packages add, by kind and action; what is built in cannot be replaced."""
+    found: dict[tuple[str, str], metadata.EntryPoint] = {}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
+        kind, dot, action = point.name.partition(".")
+        if dot and (kind, action) not in TABLE:
+            found.setdefault((kind, action), point)
+    return found
+
+
+def known() -> list[tuple[str, str]]:
+    """Return every kind and action there is, sorted."""
+    return sorted({*TABLE, *external()})
+
+
+def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return an intervention, ``{source, do, …arguments}``, with its defaults filled in.
+
+    Raises
+    ------
+    MemauditError
+        If there is none for this source and action, or an argument is not one of its own.
+    """
+    source, action = description["source"], description["do"]
+    key = kind_of(source), action
+    given = {name: value for name, value in description.items() if name not in ("source", "do")}
+    problem = Argument(None, low=0, whole=True).problem(given[AT]) if given.get(AT) is not None else None
+    if problem is not None:
+        raise MemauditError(f"{AT}={given[AT]} of {source}={action}: {problem}", where=where)
+    declared = TABLE.get(key)
+    if declared is None:
+        if key in external():
+            return {"source": source, "do": action, **given}
+        actions = [f"{kind}={name}" for kind, name in known()]
+        raise MemauditError(
+            f"there is no intervention {action!r} on {source!r}",
+            where=where,
+            next_step=f"there are: {', '.join(actions)}, also on one slot (optimizer.momentum_buffer=reset)",
+        )
+    for name, value in given.items():
+        argument = declared.arguments.get(name)
+        problem = None if name == AT else "it takes no such argument" if argument is None else argument.problem(value)
+        if problem is not None:
+            takes = ", ".join(declared.arguments) or "none"
+            raise MemauditError(
+                f"{name}={value} of {source}={action}: {problem}", where=where, next_step=f"its arguments: {takes}"
+            )
+    filled = {name: given.get(name, each.default) for name, each in declared.arguments.items()}
+    missing = [name for name, value in filled.items() if value is REQUIRED]
+    if missing:
+        raise MemauditError(
+            f"{source}={action} needs {missing[0]}",
+            where=where,
+            next_step=f"{source}={action},{missing[0]}=…",
+        )
+    return {"source": source, "do": action, **filled, **({AT: given[AT]} if given.get(AT) is not None else {})}
+
+
+def window(value: Any) -> tuple[int, int] | None:
+    """Return the first and last step of ``401-420``, or None for anything else."""
+    first, dash, last = str(value).partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and first.isascii() and last.isascii()):
+        return None
+    return (int(first), int(last)) if 1 <= int(first) <= int(last) else None
