@@ -7,6 +7,7 @@ nearly every line, only the types of its members are looked at: a few microsecon
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,8 @@ _STEP = frozenset({"event", "seq", "prev", "step", "pass", "position", "ids", "b
 _SOMETIMES = frozenset({"loss", "also", "by_hand"})
 _TEXT = frozenset({str, type(None)})
 _LOSS = frozenset({int, float, str})
-_PREV = b'"prev":"'
+_PREV = re.compile(rb',"prev":"([0-9a-f]{64})","seq":')
+"""Where a plain step has the hash: quotes inside of texts are escaped, and no member of it holds anything like this."""
 
 
 @dataclass
@@ -56,27 +58,29 @@ class TraceStream:
             if not whole:
                 self.cut_short = True
                 return
-            event = self._parsed(line)
+            event, previous = self._parsed(line)
             if isinstance(event, str):
                 self._stop("line", number, event)
                 return
-            if event["seq"] != number or line[(at := line.find(_PREV) + len(_PREV)) : at + 64] != self.head.encode():
+            if event["seq"] != number or previous != self.head:
                 self._stop("chain", number, "does not follow from the line before it")
                 return
             self.head = sha256(line).hexdigest()
             yield event
 
-    def _parsed(self, line: bytes) -> Event | str:
-        """Return the event of a line, or what is wrong with it. ``prev`` is not read from it, but from the line."""
-        at = line.find(_PREV) + len(_PREV)
-        content = line[:at] + line[at + 64 :]
+    def _parsed(self, line: bytes) -> tuple[Event | str, str]:
+        """Return the event of a line, or what is wrong with it; and its ``prev``, which a shared event may not have."""
         last = self._last_step
-        if content == last.content:
-            return last.event
+        found = _PREV.search(line)
+        content = b"" if found is None else line[: found.start(1)] + line[found.end(1) :]
+        if found is not None and content == last.content:
+            return last.event, found[1].decode()
         event = usable_event(line)
-        if not isinstance(event, str) and event["event"] == "step":
+        if isinstance(event, str):
+            return event, ""
+        if found is not None and event["event"] == "step" and event.keys() - _SOMETIMES == _STEP:
             last.content, last.event = content, event
-        return event
+        return event, event["prev"]
 
     def _stop(self, kind: str, number: int, what: str) -> None:
         self.problem = Problem(kind, number, f"line {number + 1} of {TRACE} {what}")
@@ -111,6 +115,7 @@ def _is_usable_step(event: Event) -> bool:
         and set(map(type, event["sources"])) <= _TEXT
         and set(map(type, event["streams"])) <= _TEXT
         and type(event.get("loss", 0.0)) in _LOSS
+        and _is_count(event.get("by_hand", 1))
         and ("also" not in event or (type(event["also"]) is list and all(_is_pair(each) for each in event["also"])))
     )
 

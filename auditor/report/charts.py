@@ -107,8 +107,12 @@ def divergence(values: Sequence[Mapping[str, Any]], label: str) -> str:
             encoding["y"]["scale"]["domain"] = bounds
             encoding["y"]["axis"]["values"] = ticks
             parts.append(part)
-    state["facet"]["sort"] = list(dict.fromkeys(_safe(value["source"]) for value in values if "source" in value))
-    return draw("divergence.vl.json", values, label, vconcat=parts)
+    # By number: a list of names would become an expression, in which a source called `if` is none.
+    places = {
+        source: number for number, source in enumerate(dict.fromkeys(v["source"] for v in values if "source" in v))
+    }
+    placed = [{**value, "place": places[value["source"]]} if "source" in value else value for value in values]
+    return draw("divergence.vl.json", placed, label, vconcat=parts)
 
 
 #: What a logarithmic axis here can hold; a double has room to spare on both sides.
