@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 import auditor
+from auditor.cli.output import ReaderLeft
 from auditor.errors import MemauditError
 
 # Command: (module, its line in --help). The line stands here so that --help imports nothing.
@@ -110,8 +111,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("memaudit: stopped", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader of our output left (`memaudit verify RUN | head`): not a defect, and nothing more can be said.
+    except ReaderLeft:
+        # Not a defect, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:

@@ -37,9 +37,22 @@ def style_for(stream: IO[Any]) -> Style:
     return Style(colour=os.environ.get("TERM") != "dumb" and stream.isatty())
 
 
+class ReaderLeft(Exception):  # noqa: N818 - nothing went wrong
+    """Whoever read the output left: `memaudit verify RUN | head`. No OSError, which click would end with status 1."""
+
+
 def write(text: str, *, style: Style | None = None) -> None:
-    """Print an answer to stdout."""
-    click.echo(text, color=style.colour if style is not None else False)
+    """Print an answer to stdout.
+
+    Raises
+    ------
+    ReaderLeft
+        If nobody reads it any more.
+    """
+    try:
+        click.echo(text, color=style.colour if style is not None else False)
+    except BrokenPipeError:
+        raise ReaderLeft from None
 
 
 def write_json(document: dict[str, Any]) -> None:

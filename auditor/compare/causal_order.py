@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-ORDER, BATCH, LOSS, OUTCOME, END = "order", "batch", "loss", "outcome", "(end)"
+IDS, BATCH, LOSS, OUTCOME, END = "ids", "batch", "loss", "outcome", "(end)"
 """What parts that is no memory source: sample ids, their content, the loss, what was measured (``outcome``, and
 ``outcome.PROBE`` for each probe), and a run that stops before the other."""
 STREAM = "stream."
 """What stands before the names of streams."""
 
 _KINDS = (
-    *("stream", "order", "augment", "batch"),
+    *("stream", "order", "ids", "augment", "batch"),
     *("scheduler", "scaler", "hyper", "optimizer", "params"),
     *("ema", "swa", "teacher", "bn", "buffers", "queue", "other"),
     *("loss", "outcome", "end"),

@@ -248,7 +248,7 @@ def _verdict(walked: Walk) -> tuple[str, tuple[str, ...]]:
 
 def _first(situation: Situation, parted: Parting) -> First:
     anchors, difference, sample = situation.anchors, None, None
-    if parted.kind == "order":
+    if parted.kind == "ids":
         sample = situation.orders.first_difference()
     elif parted.kind not in ("stream", "batch", "loss", "outcome", "end"):
         pair = anchors.from_parting(parted)

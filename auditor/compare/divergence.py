@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from auditor.compare.causal_order import BATCH, END, ORDER, STREAM, kind_by_name, rank
+from auditor.compare.causal_order import BATCH, END, IDS, STREAM, kind_by_name, rank
 from auditor.evidence.run_view import Step
 
 
@@ -15,7 +15,7 @@ class Divergence:
 
     step: int
     source: str
-    """A source's name, ``stream.NAME``, ``order`` (sample ids), ``batch`` (content), or ``(end)`` where one stops."""
+    """A source's name, ``stream.NAME``, ``ids`` (sample ids), ``batch`` (content), or ``(end)`` where one stops."""
 
 
 def first_divergence(first: Iterable[Step], second: Iterable[Step]) -> tuple[Divergence | None, int]:
@@ -42,5 +42,5 @@ def _difference(one: Step, two: Step) -> str | None:
     differing = [f"{STREAM}{name}" for name in names if one.streams.get(name) != two.streams.get(name)]
     sources = one.sources.keys() | two.sources.keys()
     differing += [name for name in sources if one.sources.get(name) != two.sources.get(name)]
-    differing += [ORDER] * (one.ids != two.ids) + [BATCH] * (one.batch != two.batch)
+    differing += [IDS] * (one.ids != two.ids) + [BATCH] * (one.batch != two.batch)
     return min(differing, key=lambda name: (rank(kind_by_name(name)), name), default=None)

@@ -42,10 +42,6 @@ class Growth:
     points: tuple[GrowthPoint, ...]
     """By source, then by step."""
 
-    def of(self, source: str) -> list[GrowthPoint]:
-        """Return one source's points, by step."""
-        return [point for point in self.points if point.source == source]
-
     def to_json(self) -> dict[str, Any]:
         """Return it as it stands in ``diff-1``."""
         return {

@@ -12,6 +12,8 @@ from auditor.compare.side import Side
 from auditor.evidence.source_texts import SourceTexts, read_source_texts
 
 CONTEXT_LINES = 2
+MOST_LINES = 20_000
+"""Of both files together. What difflib does takes the square of it, and kept files may have been made to be slow."""
 
 
 @dataclass(frozen=True)
@@ -85,5 +87,26 @@ def _texts_of(side: Side) -> SourceTexts | None:
 def _diff(a: bytes, b: bytes) -> tuple[str, ...]:
     """Return a unified diff; bytes that are no UTF-8 are shown as escapes."""
     one, two = (each.decode("utf-8", "backslashreplace").splitlines() for each in (a, b))
+    if len(one) + len(two) > MOST_LINES:
+        return _one_hunk(one, two)
     lines = difflib.unified_diff(one, two, lineterm="", n=CONTEXT_LINES)
     return tuple(line for number, line in enumerate(lines) if number >= 2)
+
+
+def _one_hunk(a: list[str], b: list[str]) -> tuple[str, ...]:
+    """Return all between the first and the last line that differ as one hunk; nothing where no line does."""
+    if a == b:
+        return ()
+    shorter = min(len(a), len(b))
+    head = next((k for k in range(shorter) if a[k] != b[k]), shorter)
+    tail = next((k for k in range(shorter - head) if a[-1 - k] != b[-1 - k]), shorter - head)
+    begin, after = max(head - CONTEXT_LINES, 0), min(tail, CONTEXT_LINES)
+    ends = len(a) - tail, len(b) - tail
+    lengths = [end + after - begin for end in ends]
+    return (
+        f"@@ -{begin + 1},{lengths[0]} +{begin + 1},{lengths[1]} @@",
+        *(f" {line}" for line in a[begin:head]),
+        *(f"-{line}" for line in a[head : ends[0]]),
+        *(f"+{line}" for line in b[head : ends[1]]),
+        *(f" {line}" for line in a[ends[0] : ends[0] + after]),
+    )

@@ -202,8 +202,8 @@ class Follower:
         """Digest by position in ``source_names``; None where none was written yet."""
         self.stream_names: list[str] = []
         self.streams: list[str | None] = []
-        self.begun: list[tuple[Event, dict[str, str | None]]] = []
-        """The passes begun since the last step: ``iter`` event, and the streams' digests then."""
+        self.begun: list[dict[str, str | None]] = []
+        """The streams' digests where passes began since the last step."""
         self.outcomes: list[Event] = []
         """The ``outcome`` events since the last step."""
         self.first_sources: dict[str, str] | None = None
@@ -222,7 +222,7 @@ class Follower:
                     return True
                 case "iter":
                     self.streams = carry(self.streams, event["streams"])
-                    self.begun.append((event, self.by_stream()))
+                    self.begun.append(self.by_stream())
                 case "census":
                     sources, streams = self.by_source(), self.by_stream()
                     self.source_names = [entry["name"] for entry in event["sources"]]

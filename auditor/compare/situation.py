@@ -10,7 +10,7 @@ from typing import Any
 
 from auditor.compare.anchor_pairs import AnchorPair, AnchorPairs
 from auditor.compare.beside import DATA, Row
-from auditor.compare.causal_order import COMPUTED, ORDER, STATE
+from auditor.compare.causal_order import COMPUTED, IDS, STATE
 from auditor.compare.order_difference import Orders
 from auditor.compare.program_text import ProgramTexts
 from auditor.compare.walk import Parting, Walk
@@ -78,7 +78,7 @@ class Situation:
         in the same step followed.
         """
         found = next(iter(self.partings), None)
-        order = self.walk.partings.get(ORDER)
+        order = self.walk.partings.get(IDS)
         if found is None or order is None or found.kind != "stream" or found.step != order.step:
             return found
         return order if self.other_loaders() else found
@@ -106,7 +106,7 @@ class Situation:
 
     def given(self) -> list[str]:
         """Return what parted no later than training and was given to the step, not computed by it."""
-        kinds = ("stream", "order", "batch", "augment", "scheduler", "scaler", "hyper")
+        kinds = ("stream", "order", "ids", "batch", "augment", "scheduler", "scaler", "hyper")
         return [each.name for each in self.early(*kinds)]
 
     def of_group(self, group: str) -> list[Row]:

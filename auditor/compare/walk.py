@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from auditor.compare.causal_order import BATCH, END, LOSS, ORDER, OUTCOME, STREAM, rank
+from auditor.compare.causal_order import BATCH, END, IDS, LOSS, OUTCOME, STREAM, rank
 from auditor.compare.side import Follower, Side, take
 from auditor.compare.tensors import natural
 
@@ -89,7 +89,7 @@ class Walk:
     compared: int = 0
     """Steps that both have."""
     partings: dict[str, Parting] = field(default_factory=dict)
-    """By name: sources, ``stream.NAME``, ``order``, ``batch``, ``loss``, ``outcome.PROBE``, ``(end)``."""
+    """By name: sources, ``stream.NAME``, ``ids``, ``batch``, ``loss``, ``outcome.PROBE``, ``(end)``."""
     idle: list[str] = field(default_factory=list)
     """Streams that differ and that nobody draws from: no difference to the training."""
     same_ids: bytearray = field(default_factory=bytearray)
@@ -102,8 +102,6 @@ class Walk:
     """From the step on at which anything parted."""
     cuts: tuple[list[tuple[int, Event]], list[tuple[int, Event]]] = field(default_factory=lambda: ([], []))
     """The cuts of A and of B: the step that followed, and the ``resume`` event."""
-    begun: list[tuple[int, Event, Event]] = field(default_factory=list)
-    """The passes that began at the same place in both: the step that followed, and both ``iter`` events."""
     starts: tuple[dict[str, list[Any]], dict[str, list[Any]]] = field(default_factory=lambda: ({}, {}))
     """By stream, its digests where the passes of A and of B began: (step that followed, digest)."""
 
@@ -151,7 +149,7 @@ class _Walker:
             self._step()
         self._outcomes()
         if any(more):
-            step = (a if more[0] else b).step["step"]
+            step = min(each.step["step"] for each, has in zip((a, b), more, strict=True) if has)
             self._part(END, step, "end", None, None)
         for each in (a, b):
             while each.advance():  # what stands beside the steps of the longer run is wanted too
@@ -189,7 +187,8 @@ class _Walker:
         same_ids, same_batch = one["ids"] == two["ids"], one["batch"] == two["batch"]
         result.same_ids.append(2 if same_ids and one["ids"] is None else same_ids)
         result.same_batch.append(2 if same_batch and one["batch"] is None else same_batch)
-        result.places[0].append(one["pass"] or 0)
+        # Of what a step takes from several passes, or names itself, the main pass does not tell the samples.
+        result.places[0].append(0 if "also" in one or "by_hand" in one else one["pass"] or 0)
         result.places[1].append(one["position"] or 0)
         same = (
             same_ids
@@ -214,7 +213,7 @@ class _Walker:
     def _differences(self, one: Event, two: Event, *, same_ids: bool, same_batch: bool) -> None:
         a, b, step = self.a, self.b, int(one["step"])
         if not same_ids:
-            self._part(ORDER, step, "step", one["ids"], two["ids"])
+            self._part(IDS, step, "step", one["ids"], two["ids"])
         if not same_batch:
             self._part(BATCH, step, "step", one["batch"], two["batch"])
         if one.get("loss") != two.get("loss"):
@@ -239,7 +238,7 @@ class _Walker:
             if a.get(short) == b.get(short) or name not in self.result.shared:
                 continue
             waiting = self._waiting.get(name)
-            if waiting is None and not self._remembered and self.a.first_sources is None:
+            if waiting is None and not self._remembered and None in (self.a.first_sources, self.b.first_sources):
                 waiting = self._waiting[name] = Parting(name, "stream", 0, "start", [(a.get(short), b.get(short))], [])
                 continue
             if waiting is not None:
@@ -258,12 +257,11 @@ class _Walker:
     def _begin(self, step: int) -> None:
         """Compare the streams where passes began before this step."""
         for label, each in enumerate((self.a, self.b)):
-            for _, streams in each.begun:
+            for streams in each.begun:
                 for name, digest in streams.items():
                     self.result.starts[label].setdefault(f"{STREAM}{name}", []).append((step, digest))
         ends = self.a.by_stream(), self.b.by_stream()
-        for (one, streams), (two, others) in zip(self.a.begun, self.b.begun, strict=False):
-            self.result.begun.append((step, one, two))
+        for streams, others in zip(self.a.begun, self.b.begun, strict=False):
             # A loader with workers draws its order where the pass begins, one without in the walk: once the step has
             # closed they agree again, and nothing parted.
             lasting = [name for name in streams.keys() & others.keys() if ends[0].get(name) != ends[1].get(name)]
@@ -275,7 +273,9 @@ class _Walker:
             two = others.get((one["step"], one["probe"]))
             if two is not None and (one["values"], one["predictions"]) != (two["values"], two["predictions"]):
                 name = f"{OUTCOME}.{one['probe']}" if one["probe"] else OUTCOME
-                self._part(name, one["step"], "step", None, None)
+                self._part(
+                    name, one["step"], "step", *(f"{each['predictions']} {each['values']}" for each in (one, two))
+                )
 
     def _part(self, name: str, step: int, at: str, a: str | None, b: str | None) -> None:
         known = self.result.partings.get(name)
@@ -343,7 +343,7 @@ class _State(NamedTuple):
         return next(self._values(name), None)
 
     def _values(self, name: str) -> Iterator[str | None]:
-        if name == ORDER:
+        if name == IDS:
             yield self.ids
         elif name == BATCH:
             yield self.batch

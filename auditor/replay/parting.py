@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from auditor.compare.causal_order import kind_by_name, rank
+from auditor.compare.causal_order import IDS, kind_by_name, rank
 from auditor.errors import InconclusiveError
 from auditor.replay.magnified import Account, Line
 
@@ -88,7 +88,7 @@ def _in_step(one: list[Line], two: list[Line]) -> tuple[Place, list[str]] | None
     batches = [[line for line in lines if line["event"] == "batch"] for lines in (one, two)]
     for before, after in zip_longest(*batches):
         if before is None or after is None:
-            return Place(step, "batch", source="order"), ["one of the two drew more batches in this step"]
+            return Place(step, "batch", source=IDS), ["one of the two drew more batches in this step"]
         place = _batch(step, before, after)
         if place is not None:
             return place, []
@@ -114,7 +114,7 @@ def _in_step(one: list[Line], two: list[Line]) -> tuple[Place, list[str]] | None
 
 def _batch(step: int, one: Line, two: Line) -> Place | None:
     if one["ids"] != two["ids"]:
-        return Place(step, "batch", source="order")
+        return Place(step, "batch", source=IDS)
     if one["digest"] == two["digest"]:
         return None
     path, chunk = _first_leaf(one, two)

@@ -22,7 +22,7 @@ def find(situation: Situation) -> Iterator[Cause]:
     if batch is None or None in batch.digests[0] or workers or any(each.step <= batch.step for each in streams):
         return
     content = situation.orders.content()
-    if content is None and not any(situation.early("order")):
+    if content is None and not any(situation.early("ids")):
         yield Cause("augmentation", POSSIBLE, (UNKNOWN_SAMPLES,), batch.name, batch.step)
     elif content is not None and not content.samples:
         of = content.differing + content.equal

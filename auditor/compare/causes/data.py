@@ -11,7 +11,7 @@ from auditor.compare.situation import CERTAIN, POSSIBLE, UNKNOWN_SAMPLES, Cause,
 def find(situation: Situation) -> Iterator[Cause]:
     """Yield a data set of another length, and samples whose content differs."""
     lengths = [row for row in situation.of_group(DATA) if row.name.endswith(" length")]
-    parted = next(situation.early("order", "batch"), None)
+    parted = next(situation.early("ids", "batch"), None)
     if lengths and parted is not None:
         yield Cause("data", CERTAIN, tuple(map(pair_of, lengths)), parted.name, parted.step)
     batch = next(situation.early("batch"), None)
@@ -26,5 +26,5 @@ def find(situation: Situation) -> Iterator[Cause]:
             f"all that differ hold one of these samples, and no equal batch does: {samples}",
         )
         yield Cause("data", CERTAIN, evidence, batch.name, batch.step)
-    elif content is None and not any(situation.early("order")) and None not in batch.digests[0]:
+    elif content is None and not any(situation.early("ids")) and None not in batch.digests[0]:
         yield Cause("data", POSSIBLE, (UNKNOWN_SAMPLES,), batch.name, batch.step)

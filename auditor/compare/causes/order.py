@@ -10,7 +10,9 @@ from auditor.compare.situation import CERTAIN, Cause, Situation, pair_of
 
 def find(situation: Situation) -> Iterator[Cause]:
     """Yield where ids differ, unless that follows from a stream and the loaders are set up alike."""
-    parted = next(situation.early("order"), None)
+    for sampler in situation.early("order"):
+        yield Cause("order", CERTAIN, (f"the state of {sampler.name} differs",), sampler.name, sampler.step)
+    parted = next(situation.early("ids"), None)
     if parted is None:
         return
     rows = situation.other_loaders()

@@ -5,7 +5,6 @@ Run names, tensor names and file names are hostile strings: control characters a
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +40,7 @@ class Style:
 
 def escape(text: str) -> str:
     """Return ``text`` with control, format (bidirectional overrides) and unpaired characters as visible escapes."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(_escape_character(character) for character in text)
 
@@ -116,7 +115,8 @@ def _block(finding: Finding, subject: str, style: Style) -> str:
 
 
 def _escape_character(character: str) -> str:
-    # Cc control, Cf format (bidirectional overrides, zero width), Cs lone surrogates, Zl/Zp line separators.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-    return character
+    # Control, format (bidirectional overrides, zero width), lone surrogates, separators but the space, and code points
+    # that nobody assigned: what a terminal makes of them is not known.
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -28,8 +28,8 @@ def test_what_is_not_compared() -> None:
 @pytest.mark.parametrize(
     ("changes", "source"),
     [
-        ({"ids": "x"}, "order"),
-        ({"ids": None}, "order"),
+        ({"ids": "x"}, "ids"),
+        ({"ids": None}, "ids"),
         ({"batch": "x"}, "batch"),
         ({"streams": {"torch": "t5", "numpy": "x"}}, "stream.numpy"),
         ({"streams": {"torch": "t5"}}, "stream.numpy"),
@@ -45,7 +45,7 @@ def test_the_first_step_and_source_are_named(changes: dict, source: str) -> None
 
 def test_causes_come_before_what_follows_from_them() -> None:
     changed = {"ids": "x", "batch": "x", "streams": {"torch": "x", "numpy": "n"}, "sources": {"params": "x", "bn": "x"}}
-    for member, source in [("streams", "stream.torch"), ("ids", "order"), ("batch", "batch"), ("sources", "params")]:
+    for member, source in [("streams", "stream.torch"), ("ids", "ids"), ("batch", "batch"), ("sources", "params")]:
         others = [replace(STEPS[0], **changed)]
         assert first_divergence(STEPS, others) == (Divergence(3, source), 0)
         del changed[member]

@@ -308,7 +308,7 @@ def test_what_a_re_execution_found_is_shown(different: dict[str, Any]) -> None:
 
 
 def test_where_the_order_parted_the_samples_are_named(different: dict[str, Any]) -> None:
-    different["first"] |= {"source": "order", "kind": "order", "tensor": None, "chunk": None, "detail": None}
+    different["first"] |= {"source": "ids", "kind": "ids", "tensor": None, "chunk": None, "detail": None}
     different["first"]["sample"] = {"pass": 2, "position": 0, "a": 17, "b": None}
     text = page(different)
     assert "pass 2, place 1" in text
