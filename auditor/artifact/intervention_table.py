@@ -7,7 +7,9 @@ known here without importing anything, and their arguments are looked at where t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -18,6 +20,7 @@ from auditor.errors import MemauditError
 GROUP = "memaudit.interventions"
 AT = "at"
 """The argument that every intervention takes: the step after which it is applied; the fork's if left out."""
+_WINDOW = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 REQUIRED = object()
 """The default of an argument that has none."""
 
@@ -60,10 +63,90 @@ class Declared:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     lasting: bool = False
     """Whether it goes on acting after each step, and does not only change the state once."""
+    together: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Says what is wrong with ``{source, do, …arguments}`` as a whole, or None; asked once each argument is right."""
+
+
+_NUMBER = Argument(None, low=-math.inf)
+"""A number that may be left out."""
+_SIZE = Argument(None, low=0.0)
+"""One that is not negative and may be left out."""
+_HOLD = Argument("yes", ("yes", "no"))
+
+
+def _jitter(given: Mapping[str, Any]) -> str | None:
+    if given["how"] == "gaussian":
+        return None if given["sigma"] else "how=gaussian needs sigma, the noise's standard deviation, above 0"
+    return None if given["sigma"] is None else "sigma goes with how=gaussian"
+
+
+def _hyper(given: Mapping[str, Any]) -> str | None:
+    if sum(given[name] is not None for name in ("value", "half_life", "factor")) != 1:
+        return "it needs exactly one of value, half_life and factor"
+    if given["half_life"] == 0:
+        return "a half-life is above 0"
+    return "betas are two; say which by index=0 or index=1" if _is_pair(given) and given["index"] is None else None
+
+
+def _is_pair(given: Mapping[str, Any]) -> bool:
+    return str(given["source"]).endswith(".betas")
+
+
+def _decay(given: Mapping[str, Any]) -> str | None:
+    if (given["value"] is None) == (given["half_life"] is None):
+        return "it needs exactly one of value and half_life"
+    return "a half-life is above 0" if given["half_life"] == 0 else None
+
+
+_FOLLOWS = {"student": Argument(None)}
+"""The watched module that an average or a teacher follows, where its names and shapes leave it open."""
+_DECAY = {"value": Argument(None, low=0, high=1), "half_life": _SIZE, **_FOLLOWS}
+_QUEUE = {"of": Argument(None), "axis": Argument(None, low=0, whole=True)}
 
 
 TABLE: dict[tuple[str, str], Declared] = {
+    ("params", "jitter"): Declared({"how": Argument("ulp", ("ulp", "gaussian")), "sigma": _SIZE}, together=_jitter),
     ("optimizer", "reset"): Declared({"how": Argument("clear", ("clear", "zero"))}),
+    ("optimizer", "scale"): Declared({"factor": Argument(low=-math.inf)}),
+    ("hyper", "set"): Declared(
+        {
+            "value": _NUMBER,
+            "half_life": _SIZE,
+            "factor": _NUMBER,
+            "index": Argument(None, low=0, high=1, whole=True),
+            "hold": _HOLD,
+        },
+        lasting=True,
+        together=_hyper,
+    ),
+    ("scheduler", "reset"): Declared(),
+    ("scheduler", "hold"): Declared(lasting=True),
+    ("scaler", "reset"): Declared(),
+    ("scaler", "hold"): Declared(lasting=True),
+    ("stream", "rekey"): Declared(),
+    ("bn", "reset"): Declared(),
+    ("bn", "freeze"): Declared(lasting=True),
+    ("bn", "recalibrate"): Declared({"batches": Argument(1, low=1, whole=True), "probe": Argument(None)}),
+    ("ema", "reset"): Declared(_FOLLOWS),
+    ("ema", "freeze"): Declared(lasting=True),
+    ("ema", "decay"): Declared(_DECAY, lasting=True, together=_decay),
+    ("swa", "reset"): Declared(_FOLLOWS),
+    ("swa", "freeze"): Declared(lasting=True),
+    ("teacher", "resync"): Declared(_FOLLOWS),
+    ("teacher", "freeze"): Declared(lasting=True),
+    ("teacher", "decay"): Declared(_DECAY, lasting=True, together=_decay),
+    ("teacher", "lag"): Declared({"steps": Argument(low=1, whole=True), **_FOLLOWS}, lasting=True),
+    ("queue", "flush"): Declared(_QUEUE),
+    ("queue", "shuffle"): Declared(_QUEUE),
+    ("queue", "age"): Declared({"entries": Argument(low=1, whole=True), **_QUEUE}),
+    ("queue", "truncate"): Declared({"length": Argument(low=1, whole=True), **_QUEUE}),
+    ("augment", "off"): Declared(lasting=True),
+    ("augment", "stage"): Declared({"value": Argument(low=0)}, lasting=True),
+    ("augment", "rekey"): Declared(),
+    ("order", "swap"): Declared({"first": Argument(steps=True), "second": Argument(steps=True)}),
+    ("order", "reverse"): Declared({"window": Argument(steps=True)}),
+    ("order", "shuffle"): Declared({"window": Argument(steps=True)}),
+    ("order", "policy"): Declared({"kind": Argument(words=("reshuffling", "replacement", "fixed", "sequential"))}),
 }
 
 
@@ -103,6 +186,8 @@ def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
     if problem is not None:
         raise MemauditError(f"{AT}={given[AT]} of {source}={action}: {problem}", where=where)
     declared = TABLE.get(key)
+    if declared is not None:
+        given = {name: _word(value, declared.arguments.get(name)) for name, value in given.items()}
     if declared is None:
         if key in external():
             return {"source": source, "do": action, **given}
@@ -128,12 +213,20 @@ def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
             where=where,
             next_step=f"{source}={action},{missing[0]}=…",
         )
-    return {"source": source, "do": action, **filled, **({AT: given[AT]} if given.get(AT) is not None else {})}
+    completed = {"source": source, "do": action, **filled}
+    problem = None if declared.together is None else declared.together(completed)
+    if problem is not None:
+        raise MemauditError(f"{source}={action}: {problem}", where=where)
+    return {**completed, **({AT: given[AT]} if given.get(AT) is not None else {})}
+
+
+def _word(value: Any, argument: Argument | None) -> Any:
+    """Return the words yes and no where YAML read them as true and false."""
+    return ("no", "yes")[value] if isinstance(value, bool) and argument and argument.words == _HOLD.words else value
 
 
 def window(value: Any) -> tuple[int, int] | None:
     """Return the first and last step of ``401-420``, or None for anything else."""
-    first, dash, last = str(value).partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and first.isascii() and last.isascii()):
-        return None
-    return (int(first), int(last)) if 1 <= int(first) <= int(last) else None
+    found = _WINDOW.fullmatch(str(value))
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (first, last) if 1 <= first <= last else None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
 from auditor.artifact.canonical import encode_float
 from auditor.artifact.digest import digest_text
@@ -15,12 +18,22 @@ from auditor.errors import MemauditError
 from auditor.state.anchor import copied
 from auditor.state.census import Watched
 from auditor.state.source import Reading, Source
-from auditor.state.streams import derive_seed
+from auditor.state.streams import Stream, derive_seed
 from auditor.state.tensors import logical
 
 
 class NotApplicable(Exception):  # noqa: N818 - an answer, not an error
     """The source has nothing this intervention could change; the message says why."""
+
+
+class Probed(Protocol):
+    """What interventions know of a probe."""
+
+    model: nn.Module
+    inputs: Any
+
+    def call(self, inputs: Any) -> Any:
+        """Return what the model as it stands answers to inputs of the probe's form."""
 
 
 @dataclass
@@ -30,6 +43,34 @@ class Branch:
     watched: Watched
     key: str
     """What the random choices of this branch's interventions derive from: the unit's, or the gate's."""
+    streams: Callable[[], list[Stream]] = list
+    """Gives the random streams of the process."""
+    redraw: Callable[[list[Stream]], str | None] = lambda streams: None
+    """Draws anew, from streams that were re-keyed, what is left of the passes that they order; says what it did."""
+    built: Mapping[str, Reading] = field(default_factory=dict)
+    """Clocks and rates (``scheduler``, ``scaler``, ``hyper``) as the program built them, by source."""
+    probes: Mapping[str, Probed] = field(default_factory=dict)
+    """The training's probes, by name."""
+    loaders: Callable[[], Mapping[int, DataLoader[Any]]] = dict
+    """Gives the loaders walked so far that the program still holds, by number."""
+
+    def named(self, names: Iterable[str]) -> list[Source]:
+        """Return the sources of those names, as they are found now.
+
+        Raises
+        ------
+        MemauditError
+            If one is no longer there: what acts on it later cannot go on.
+        """
+        sources = {source.name: source for source in self.watched.sources()}
+        for name in names:
+            if name not in sources:
+                raise MemauditError(
+                    f"{name} is no longer there, and an intervention goes on acting on it",
+                    where=name,
+                    next_step="use a horizon before it goes, or an intervention that acts once",
+                )
+        return [sources[name] for name in names]
 
     def generator(self, intervention: Intervention) -> torch.Generator:
         """Return a stream of the intervention's own: no stream of the training is drawn from."""
@@ -129,6 +170,9 @@ class Lasting(Intervention):
     @abstractmethod
     def after_step(self, branch: Branch) -> bool:
         """Act again, once a later step has been taken and before it is recorded; return whether anything changed."""
+
+    def before_batch(self, branch: Branch) -> None:
+        """Act before a batch is drawn from a loader, in the thread that takes the steps."""
 
     def apply(self, branch: Branch) -> dict[str, Any]:
         """Begin, and return the receipt: applied, unless there is nothing to act on."""

@@ -17,17 +17,15 @@ _ZEROS_WHEN_NEW = frozenset({"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSpr
 _FIRST_VALUE = {("NAdam", "mu_product"): 1.0}
 
 
-class ResetOptimizer(Intervention):
-    """Forget an optimizer's buffers; weights, learning rate, momentum coefficient and schedule go on.
+# Slots that count steps, or follow from their number alone (ASGD's eta and mu).
+_COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
 
-    ``how=clear`` (the default) leaves the state a new optimizer would have: SGD's next momentum buffer is then the
-    next gradient, whole; Adam's bias correction starts anew where ``optimizer`` is cleared as a whole.
-    ``how=zero`` fills the moments with zeros and keeps counters (``step``): with dampening d the next momentum buffer
-    is (1 - d) times the gradient, and Adam's next update is not corrected for bias.
+# Optimizers whose slots are parts of one thing: a direction, the curvature pairs it came from and their products.
+_JOINT = frozenset({"LBFGS"})
 
-    This is the causal break of "Process-Tensor Tomography of SGD" (arXiv 2601.16563): weights stay, buffers go.
-    A reset also makes the next step shorter, so on its own it confounds "no memory" with "a smaller step".
-    """
+
+class OnSlots(Intervention):
+    """An intervention on ``optimizer`` (every slot) or ``optimizer.<slot>``; brackets name one optimizer of several."""
 
     def targets(self, branch: Branch) -> list[Source]:
         """Return the slots that are there: one, or all of the optimizer's."""
@@ -43,6 +41,19 @@ class ResetOptimizer(Intervention):
             raise NotApplicable(f"the optimizer keeps no {slot or 'state'} at this step")
         return found
 
+
+class ResetOptimizer(OnSlots):
+    """Forget an optimizer's buffers; weights, learning rate, momentum coefficient and schedule go on.
+
+    ``how=clear`` (the default) leaves the state a new optimizer would have: SGD's next momentum buffer is then the
+    next gradient, whole; Adam's bias correction starts anew where ``optimizer`` is cleared as a whole.
+    ``how=zero`` fills the moments with zeros and keeps counters (``step``): with dampening d the next momentum buffer
+    is (1 - d) times the gradient, and Adam's next update is not corrected for bias.
+
+    This is the causal break of "Process-Tensor Tomography of SGD" (arXiv 2601.16563): weights stay, buffers go.
+    A reset also makes the next step shorter, so on its own it confounds "no memory" with "a smaller step".
+    """
+
     def change(self, sources: list[Source], branch: Branch) -> None:
         """Clear or zero the slots."""
         slots = [source for source in sources if isinstance(source, SlotSource)]
@@ -53,6 +64,39 @@ class ResetOptimizer(Intervention):
         else:
             for source in slots:
                 source.watched.optimizer.state.clear()
+
+
+class ScaleOptimizer(OnSlots):
+    """Multiply an optimizer's floating buffers by ``factor``, in place: a dose between carrying (1) and zeroing (0).
+
+    ``optimizer=scale`` takes every floating slot but those that count steps or follow from their number (``step``,
+    NAdam's ``mu_product``, ASGD's ``eta`` and ``mu``); a slot that is named is scaled whatever it holds. Weights, rates
+    and integers stay. The product is torch's ``Tensor.mul_``, rounded once to the buffer's own type.
+
+    With heavy ball (torch/optim/sgd.py, buffer = momentum * buffer + gradient) the next update is that much longer or
+    shorter by the old buffer's part alone. What Adam does next is not linear in ``factor``: scaling both moments by
+    one factor changes their quotient by its root (torch/optim/adam.py).
+    """
+
+    def change(self, sources: list[Source], branch: Branch) -> None:
+        """Multiply the slots' floating tensors, each once."""
+        slots = [source for source in sources if isinstance(source, SlotSource)]
+        if "." not in self.source:
+            kinds = {type(source.watched.optimizer).__name__ for source in slots}
+            if kinds & _JOINT:
+                raise NotApplicable(f"what scaling every slot of {min(kinds & _JOINT)} means is not known; name one")
+            slots = [source for source in slots if source.slot not in _COUNTERS]
+        found = {
+            id(tensor): tensor
+            for source in slots
+            for tensor in source.read().tensors.values()
+            if tensor.is_floating_point() or tensor.is_complex()
+        }
+        if not found:
+            raise NotApplicable(f"{self.source} holds no floating tensors at this step")
+        with torch.no_grad():
+            for tensor in found.values():
+                tensor.mul_(self.arguments["factor"])
 
 
 def _zero(slots: list[SlotSource], *, counters: bool) -> None:

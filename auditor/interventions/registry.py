@@ -6,10 +6,54 @@ from typing import Any
 
 from auditor.artifact.intervention_table import complete, external, kind_of
 from auditor.errors import MemauditError
+from auditor.interventions.augment import AugmentOff, AugmentRekey, AugmentStage
+from auditor.interventions.averages import BecomeStudent, SetDecay
+from auditor.interventions.batchnorm import RecalibrateBatchNorm, ResetBatchNorm
+from auditor.interventions.freeze import Freeze
+from auditor.interventions.hyper import SetHyper
 from auditor.interventions.intervention import Intervention
-from auditor.interventions.optimizer import ResetOptimizer
+from auditor.interventions.optimizer import ResetOptimizer, ScaleOptimizer
+from auditor.interventions.order import OrderPolicy, ReverseWindow, ShuffleWindow, SwapWindows
+from auditor.interventions.params import JitterParams
+from auditor.interventions.queue import AgeQueue, FlushQueue, ShuffleQueue, TruncateQueue
+from auditor.interventions.schedule import HoldScaler, HoldSchedule, ResetScaler, ResetSchedule
+from auditor.interventions.stream import RekeyStream
+from auditor.interventions.teacher import LagTeacher
 
-REGISTRY: dict[tuple[str, str], type[Intervention]] = {("optimizer", "reset"): ResetOptimizer}
+REGISTRY: dict[tuple[str, str], type[Intervention]] = {
+    ("params", "jitter"): JitterParams,
+    ("optimizer", "reset"): ResetOptimizer,
+    ("optimizer", "scale"): ScaleOptimizer,
+    ("hyper", "set"): SetHyper,
+    ("scheduler", "reset"): ResetSchedule,
+    ("scheduler", "hold"): HoldSchedule,
+    ("scaler", "reset"): ResetScaler,
+    ("scaler", "hold"): HoldScaler,
+    ("stream", "rekey"): RekeyStream,
+    ("bn", "reset"): ResetBatchNorm,
+    ("bn", "freeze"): Freeze,
+    ("bn", "recalibrate"): RecalibrateBatchNorm,
+    ("ema", "reset"): BecomeStudent,
+    ("ema", "freeze"): Freeze,
+    ("ema", "decay"): SetDecay,
+    ("swa", "reset"): BecomeStudent,
+    ("swa", "freeze"): Freeze,
+    ("teacher", "resync"): BecomeStudent,
+    ("teacher", "freeze"): Freeze,
+    ("teacher", "decay"): SetDecay,
+    ("teacher", "lag"): LagTeacher,
+    ("queue", "flush"): FlushQueue,
+    ("queue", "shuffle"): ShuffleQueue,
+    ("queue", "age"): AgeQueue,
+    ("queue", "truncate"): TruncateQueue,
+    ("augment", "off"): AugmentOff,
+    ("augment", "stage"): AugmentStage,
+    ("augment", "rekey"): AugmentRekey,
+    ("order", "swap"): SwapWindows,
+    ("order", "reverse"): ReverseWindow,
+    ("order", "shuffle"): ShuffleWindow,
+    ("order", "policy"): OrderPolicy,
+}
 """The class of every intervention in the table (a test keeps the two equal)."""
 
 

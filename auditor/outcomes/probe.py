@@ -93,7 +93,7 @@ class Probe:
 
     def measure(self, streams: list[Stream]) -> Measurement:
         """Run the model on the probe; streams, modes, gradients and buffers are afterwards as they were."""
-        with Preserved(streams), _evaluating(self.model, self.warnings), _eagerly(), torch.no_grad():
+        with Preserved(streams), _evaluating(self.model, self.warnings), torch.no_grad():
             outputs = self._forward()
             if self.kind != "classification" or outputs.dim() != 2:
                 return Measurement({}, outputs.double().cpu().numpy().copy())
@@ -102,15 +102,18 @@ class Probe:
             values = {"nll": nll(outputs, targets), "accuracy": accuracy(outputs, targets)}
             return Measurement(values, probabilities(outputs).cpu().numpy().copy())
 
+    def call(self, inputs: Any) -> Any:
+        """Return what the model as it stands answers to inputs of the probe's form, compiled or not."""
+        with _eagerly():
+            if isinstance(inputs, torch.Tensor):
+                return self.model(inputs)
+            return self.model(**inputs) if isinstance(inputs, dict) else self.model(*inputs)
+
     def _forward(self) -> torch.Tensor:
-        if isinstance(self.inputs, torch.Tensor):
-            outputs: Any = torch.cat([_tensor_of(self.model(part)) for part in torch.split(self.inputs, CHUNK)])
-        elif isinstance(self.inputs, dict):
-            outputs = _tensor_of(self.model(**self.inputs))
-        else:
-            outputs = _tensor_of(self.model(*self.inputs))
-        result: torch.Tensor = outputs.detach()
-        return result
+        parts = torch.split(self.inputs, CHUNK) if isinstance(self.inputs, torch.Tensor) else None
+        if parts is None:
+            return _tensor_of(self.call(self.inputs)).detach()
+        return torch.cat([_tensor_of(self.call(part)) for part in parts]).detach()
 
 
 class UserOutcome:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,17 @@ import torch
 from auditor.artifact.canonical import encode_float, write_canonical
 from auditor.artifact.trace import TraceWriter
 from auditor.interventions.intervention import Branch, Intervention, Lasting
+from auditor.interventions.order import Handout, OrderIntervention
 from auditor.interventions.registry import make
 from auditor.recorder.entry import Entry
 from auditor.recorder.environment import numerics_class
 from auditor.recorder.journal import Journal
+from auditor.recorder.keyed import draws_are_keyed
 from auditor.recorder.magnifier import FILE as MAGNIFIED
 from auditor.recorder.magnifier import Magnifier
+from auditor.recorder.order import Arrange, Walk
 from auditor.recorder.passes import Pass
+from auditor.recorder.rekeying import redraw
 from auditor.recorder.session import Session
 from auditor.recorder.settings import Settings
 from auditor.state.anchor import Anchor
@@ -64,7 +71,20 @@ class Cell(Session):
         self._receipts: dict[int, dict[str, Any]] = {}
         """By the place of the intervention in the arm."""
         self._lasting: list[Lasting] = []
-        self._branch = Branch(self.watched, self.description["key"] or "recorded streams")
+        self._stepped_by: int | None = None
+        """The thread that closed the last step."""
+        self._orders = self._placed_orders()
+        self._reached: dict[int, int] = {}
+        """Batches consumed when the last step closed, by pass."""
+        self._branch = Branch(
+            self.watched,
+            self.description["key"] or "recorded streams",
+            streams=self.main_streams,
+            redraw=partial(redraw, self),
+            built=self.entry.built,
+            probes=self.probes,
+            loaders=self.loaders.alive,
+        )
         self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
         self._reach_seconds = 0.0
 
@@ -90,7 +110,7 @@ class Cell(Session):
         elif self._forked and self.description["key"] is not None and old.walk is not None:
             # A second pass in progress, which the program came to after the fork.
             self._rekey_new(old)
-            self._note_kept(old.walk.redraw())
+            self._redraw(old)
 
     # The fork and what follows.
 
@@ -104,8 +124,7 @@ class Cell(Session):
         if self.description["key"] is not None:
             self._rekey()
             for each in self.open:
-                if each.walk is not None:
-                    self._note_kept(each.walk.redraw())
+                self._redraw(each)
         for intervention in self._interventions:
             if intervention.at in (None, self.clock.step):
                 self._intervene(intervention)
@@ -117,6 +136,46 @@ class Cell(Session):
         self._receipts[self._interventions.index(intervention)] = receipt
         if isinstance(intervention, Lasting) and receipt["applied"]:
             self._lasting.append(intervention)
+
+    def _redraw(self, old: Pass) -> None:
+        """Have the rest of a pass in progress drawn anew, and arranged as the arm has it."""
+        if old.walk is not None:
+            old.walk.arrange = self.arrangement(old)
+            old.moments["before_iter"] = self.read_streams()
+            self._note_kept(old.walk.redraw())
+
+    def _placed_orders(self) -> list[OrderIntervention]:
+        """Return the arm's interventions on the order, each told where its steps lie."""
+        found = []
+        for number, intervention in enumerate(self._interventions):
+            if isinstance(intervention, OrderIntervention):
+                intervention.place = self.description["order"][number]
+                found.append(intervention)
+        return found
+
+    def arrangement(self, of: Pass) -> Arrange | None:
+        """Hand a pass's batches out as the arm's interventions on the order have it, one after the other."""
+        if not self._forked or not self._orders:
+            return None
+        begins = of.walk is None
+
+        def arrange(walk: Walk, source: Iterator[Any]) -> Iterator[Any]:
+            handout = Handout(
+                number=of.number,
+                loader=of.loader,
+                first=of.first,
+                begins=begins,
+                taken=len(walk.lengths),
+                sampler=walk.known_sampler,
+                keyed=draws_are_keyed(walk.loader.dataset),
+                read=self.read_streams,
+                write=self.set_streams,
+            )
+            for order in self._orders:
+                source = order.arrange(source, handout, self._branch)
+            return source
+
+        return arrange
 
     def _note_kept(self, reason: str | None) -> None:
         """Report why an order was kept; each reason once."""
@@ -170,10 +229,14 @@ class Cell(Session):
         """Write the step event, for the gate and for diff; a cell that magnifies measures nothing, and ends here."""
         if self._done:
             return
+        self._stepped_by = threading.get_ident()
         for lasting in self._lasting:
             lasting.steps_changed += lasting.after_step(self._branch)
+        self._reached.update(self.consumed.positions)
         self.write_step(self._journal, loss)
         if self._forked:
+            for order in self._orders:
+                order.closed(self.clock.step, self._reached)
             for intervention in self._interventions:
                 if intervention.at == self.clock.step > self.description["fork"]["at"]:
                     self._intervene(intervention)
@@ -182,6 +245,13 @@ class Cell(Session):
             if self.clock.step - self.description["fork"]["at"] >= max(self.description["horizons"]):
                 self._write("finished")
                 raise CellFinished
+
+    def draw(self, of: Pass) -> Any:
+        """Return the next batch, drawn as lasting interventions have it."""
+        if self._stepped_by == threading.get_ident():
+            for lasting in self._lasting:
+                lasting.before_batch(self._branch)
+        return super().draw(of)
 
     def consume(self, ids: list[int] | None, content: Any, of: Pass | None = None) -> None:
         """Note one batch."""
@@ -223,6 +293,9 @@ class Cell(Session):
         """The receipts in the arm's order, with the number of later steps after which the lasting ones acted."""
         for lasting in self._lasting:
             self._receipts[self._interventions.index(lasting)]["steps_changed"] = lasting.steps_changed
+        for order in self._orders:
+            # Batches were still to come when it was applied.
+            self._receipts.get(self._interventions.index(order), {}).update(order.receipt(self._reached))
         return [receipt for _, receipt in sorted(self._receipts.items())]
 
     def _write(self, status: str, error: str | None = None) -> None:

@@ -8,15 +8,17 @@ import torch
 
 from auditor.errors import MemauditError
 from auditor.recorder.keyed import set_pass
-from auditor.recorder.order import Walk
+from auditor.recorder.order import Arrange, Walk
 from auditor.recorder.passes import Consumed, Pass
-from auditor.state.anchor import Anchor
+from auditor.state.anchor import Anchor, copied
 from auditor.state.restore import restore_sources, restore_streams
 from auditor.state.source import Reading
 from auditor.state.streams import Stream
 
 if TYPE_CHECKING:
     from auditor.recorder.session import Session
+
+_CLOCKS = frozenset({"hyper", "scheduler", "scaler"})
 
 
 class WaitingStream(Stream):
@@ -62,6 +64,8 @@ class Entry:
         self.restored = False
         self.absent: dict[str, Stream] = {}
         """Streams of the anchor that the program has not shown yet."""
+        self.built: dict[str, Reading] = {}
+        """Clocks and rates as the program built them: the anchor's state is put over them."""
         self._waiting = [Pass.from_values(values) for values in self.resume["passes"]]
         session.loaders.take(self.resume["loaders"], anchor.streams)
 
@@ -122,13 +126,13 @@ class Entry:
                 return self._rebuild(waiting, loader)
         return None
 
-    def build(self, loader: Any, number: int | None, before_first_draw: Any) -> Walk:
+    def build(self, loader: Any, number: int | None, before_first_draw: Any, arrange: Arrange | None) -> Walk:
         """Begin a new pass; where the anchor's process had workers that live on, with those workers."""
         session = self.session
         self.settle()
         table = session.table_of(number)
         if number is None or table.born is None or getattr(loader, "_iterator", None) is not None:
-            return Walk(loader, table, before_first_draw=before_first_draw)
+            return Walk(loader, table, before_first_draw=before_first_draw, arrange=arrange)
         now = session.read_streams()
 
         def back() -> None:
@@ -137,11 +141,13 @@ class Entry:
 
         # The workers were started in an earlier pass: their seeds follow from the streams as they were then.
         session.set_streams(table.born)
-        return Walk(loader, table, before_first_draw=back)
+        return Walk(loader, table, before_first_draw=back, arrange=arrange)
 
     def restore(self) -> None:
         """Put every source, stream, counter and gradient back."""
         session, anchor = self.session, self.anchor
+        clocks = [source for source in session.sources() if source.kind in _CLOCKS and source.captured]
+        self.built.update({source.name: copied(source.read()) for source in clocks})
         restore_sources(anchor, session.watched)
         absent = restore_streams(anchor, session.streams())
         self.absent = {name: WaitingStream(name, anchor.streams[name]) for name in absent}

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from auditor.errors import MemauditError
 from auditor.state.streams import NUMPY_GLOBAL, PYTHON_GLOBAL
@@ -122,6 +122,15 @@ def set_pass(loader: object, number: int) -> None:
         several = getattr(dataset, "datasets", None)
         if isinstance(several, list | tuple):
             waiting.extend(several)
+
+
+def draws_are_keyed(dataset: object) -> bool:
+    """Say whether all that a data set draws is keyed: it is a KeyedDataset, or torch's subset or joining of such."""
+    if type(dataset) is ConcatDataset:
+        return all(draws_are_keyed(each) for each in dataset.datasets)
+    if type(dataset) is Subset:  # a class derived from it may draw on top
+        return draws_are_keyed(dataset.dataset)
+    return isinstance(dataset, KeyedDataset)
 
 
 class _Keyed:

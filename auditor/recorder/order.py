@@ -30,6 +30,8 @@ _DRAWN_AT_ONCE = 32
 
 Batch = Any
 Ids = list[int] | None
+Arrange = Callable[["Walk", Iterator[Any]], Iterator[Any]]
+"""Gives the index lists that a loader is handed in place of those of its (batch) sampler."""
 
 
 def policy_of(loader: Any) -> dict[str, Any]:
@@ -114,7 +116,9 @@ class _TapIterator:
     def __init__(self, inner: Any, walk: Walk) -> None:
         self._walk = walk
         self._started = walk.redrawn is not None
-        self.source: Iterator[Any] = iter(inner if walk.redrawn is None else walk.redrawn)
+        drawn: Iterator[Any] = iter(inner if walk.redrawn is None else walk.redrawn)
+        self.is_arranged = walk.arrange is not None
+        self.source = drawn if walk.arrange is None or walk.keeps_arrangement else walk.arrange(walk, drawn)
 
     def start(self) -> None:
         """Draw and drop what is to be skipped; the loader's first draw does it too."""
@@ -153,6 +157,9 @@ class Walk:
     before_first_draw
         Called when the first index list is about to be drawn; streams are read or set there (a shuffled order is
         drawn at that moment, not when the walk begins).
+    arrange
+        Has the loader handed other index lists, or the same in another order; from the next :meth:`redraw` on, if set
+        later. It is asked for an iterator before the first list is drawn.
     """
 
     def __init__(
@@ -162,8 +169,12 @@ class Walk:
         *,
         skip: int = 0,
         before_first_draw: Callable[[], None] = lambda: None,
+        arrange: Arrange | None = None,
     ) -> None:
         self.loader = loader
+        self.arrange = arrange
+        self.keeps_arrangement = False
+        """Whether the lists to be drawn again are arranged already."""
         self.table = table if table is not None else WorkerTable()
         self.policy = policy_of(loader)
         self.has_ids = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
@@ -180,6 +191,8 @@ class Walk:
             self.has_ids = False  # batches come as they are ready, not as they were drawn
         self.noting = True
         """False once nobody asks any more: ids are kept no longer."""
+        self._workers_from = 0
+        """The batch that the first worker fetched first, of those that run now."""
         self._slot = "sampler" if getattr(loader, "batch_sampler", None) is None else "batch_sampler"
         if self.has_ids and self._slot not in loader.__dict__:
             self.has_ids = False  # a loader that answers for its sampler by a property
@@ -196,6 +209,20 @@ class Walk:
             return len(self.lengths) >= len(self.loader)
         except Exception:  # no length, or a program's own that cannot be asked
             return False
+
+    @property
+    def known_sampler(self) -> Any:
+        """The loader's sampler if it is one of torch's, batched by torch's own BatchSampler; else None."""
+        return _stock_sampler(self.loader, self._original) if self.has_ids else None
+
+    @property
+    def order_generator(self) -> torch.Generator | None:
+        """The generator that the order of this pass comes from; None where it is fixed, or the sampler is not known."""
+        sampler = self.known_sampler
+        if sampler is None or type(sampler) is SequentialSampler:
+            return None
+        own: torch.Generator | None = sampler.generator
+        return torch.default_generator if own is None else own
 
     @property
     def base_seed(self) -> int | None:
@@ -276,11 +303,14 @@ class Walk:
         if self.drawing is not None:
             self.drawing.start()
 
-    def redraw(self) -> str | None:
+    def redraw(self, before_draw: Callable[[], None] | None = None) -> str | None:
         """Discard what was drawn but not delivered, and draw the rest of the pass anew from the streams as they are.
 
         Without replacement the rest comes from the ids that remain in the pass, with replacement from all. A fixed
         order stays. Returns why the order was kept, or None if it was drawn anew or has nothing random in it.
+
+        New workers begin anew; or, with ``before_draw``, where those before them were after their last consumed batch.
+        It is called when the first id is about to be drawn, after the loader has drawn its base seed.
         """
         reason: str | None = None
         if not self.has_ids:
@@ -289,14 +319,21 @@ class Walk:
         if sampler is None:
             # Lazily: a sampler may never end.
             self.redrawn = itertools.chain(list(self.drawn), self.drawing.source if self.drawing else ())
+            self.keeps_arrangement = self.drawing is not None and self.drawing.is_arranged
             reason = f"{self.policy['sampler']} is not a sampler whose draws memaudit knows; its order was kept"
         else:
-            ids = _redrawn(sampler, Counter(self.delivered), len(self.delivered))
+            ids = _redrawn(sampler, Counter(self.delivered), len(self.delivered), before_draw)
             self.redrawn = ids if self._slot == "sampler" else _batched(ids, self.policy)
         self.drawn.clear()
         del self._iterator
-        forget_workers(self.loader, self.table)
-        self._iterator = self._start()
+        if before_draw is not None:
+            if getattr(self.loader, "_iterator", None) is not None:
+                self.loader._iterator = None
+        else:
+            forget_workers(self.loader, self.table)
+            self._workers_from = len(self.lengths)
+        # The turn of the worker whose batch comes next.
+        self._iterator = self._start(len(self.lengths) - self._workers_from)
         return reason
 
     def close(self) -> None:
@@ -327,6 +364,7 @@ def _carrying(loader: DataLoader[Any], table: WorkerTable, skip: int) -> Carryin
 def forget_workers(loader: Any, table: WorkerTable) -> None:
     """Let go of a loader's persistent workers: the next walk starts new ones, from the streams as they are then."""
     table.states.clear()
+    table.born = None
     if getattr(loader, "_iterator", None) is not None:
         loader._iterator = None
 
@@ -355,11 +393,15 @@ def _stock_sampler(loader: DataLoader[Any], original: Any) -> Any:
     return sampler if type(sampler) in known else None
 
 
-def _redrawn(sampler: Any, delivered: Counter[int], count: int) -> Iterator[int]:
+def _redrawn(
+    sampler: Any, delivered: Counter[int], count: int, before_draw: Callable[[], None] | None = None
+) -> Iterator[int]:
     """Yield the ids of the rest of the pass, drawn anew as the sampler itself would draw them: no more than needed.
 
     ``delivered`` counts the ids that were consumed in this pass, ``count`` is their number.
     """
+    if before_draw is not None:
+        before_draw()
     if type(sampler) is SequentialSampler:
         yield from range(count, len(sampler.data_source))
         return

@@ -20,7 +20,7 @@ from auditor.recorder import contract
 from auditor.recorder.entry import Entry
 from auditor.recorder.journal import Journal
 from auditor.recorder.keyed import set_pass
-from auditor.recorder.order import ProgramError, Walk, policy_of
+from auditor.recorder.order import Arrange, ProgramError, Walk, policy_of
 from auditor.recorder.passes import Consumed, Continued, Loaders, Pass, Readings
 from auditor.recorder.reseeding import Reseeding
 from auditor.recorder.settings import Settings
@@ -182,7 +182,7 @@ class Session(ABC):
         table = self.table_of(number)
         anew = isinstance(loader, DataLoader) and loader.num_workers and getattr(loader, "_iterator", None) is None
         if self.entry is not None:
-            walk = self.entry.build(loader, number, before_draw)
+            walk = self.entry.build(loader, number, before_draw, self.arrangement(new))
         else:
             if anew:
                 table.states.clear()
@@ -225,6 +225,10 @@ class Session(ABC):
     @abstractmethod
     def before_pass(self, new: Pass) -> None:
         """Do what is to be done where a new pass begins; ``new`` is not counted yet."""
+
+    def arrangement(self, of: Pass) -> Arrange | None:
+        """Return what a pass's batches are to be handed out by, if not by its loader's own order."""
+        return None
 
     def after_iter(self, new: Pass) -> None:  # noqa: B027 -- a hook that most sessions have no use for
         """Do what is to be done when a new pass's iterator stands."""

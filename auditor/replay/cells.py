@@ -15,7 +15,9 @@ import numpy as np
 import auditor
 from auditor.artifact import strict_json
 from auditor.artifact.canonical import canonical_bytes, write_canonical
+from auditor.artifact.intervention_table import kind_of
 from auditor.evidence.run_view import RunView
+from auditor.replay.order_places import ORDER, Walked
 from auditor.replay.plan import CONTROL, GATE, Plan, PlannedArm
 from auditor.replay.reach import Reach
 
@@ -46,8 +48,15 @@ class Cell:
 
 
 def plan_cells(plan: Plan, run: RunView, reached: Reach) -> list[Cell]:
-    """Return every cell of a study: the gate, carry twice for the first unit, then carry and each arm for each unit."""
+    """Return every cell of a study: the gate, carry twice for the first unit, then carry and each arm for each unit.
+
+    Raises
+    ------
+    PlanError
+        If an order intervention names steps that are not the rollout's, or lie in several passes.
+    """
     carry = PlannedArm(CONTROL, ())
+    places = _order_places(plan, run)
     first = plan.seeds[0]
     cells = [
         _cell(plan, run, reached, PlannedArm(GATE, ()), None, 0),
@@ -55,11 +64,28 @@ def plan_cells(plan: Plan, run: RunView, reached: Reach) -> list[Cell]:
         _cell(plan, run, reached, carry, first, 1),
     ]
     cells += [_cell(plan, run, reached, carry, unit, 0) for unit in plan.seeds[1:]]
-    cells += [_cell(plan, run, reached, arm, unit, 0) for unit in plan.seeds for arm in plan.arms]
+    cells += [_cell(plan, run, reached, arm, unit, 0, places.get(arm.name)) for unit in plan.seeds for arm in plan.arms]
     return cells
 
 
-def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int | None, repeat: int) -> Cell:
+def _order_places(plan: Plan, run: RunView) -> dict[str, list[dict[str, Any] | None]]:
+    """Return, for each arm with an order intervention, where each of its interventions acts."""
+    arms = [arm for arm in plan.arms if any(kind_of(item["source"]) == ORDER for item in arm.do)]
+    if not arms:
+        return {}
+    walked = Walked.of(run, plan.at, plan.at + max(plan.horizons))
+    return {arm.name: [walked.place(item) for item in arm.do] for arm in arms}
+
+
+def _cell(
+    plan: Plan,
+    run: RunView,
+    reached: Reach,
+    arm: PlannedArm,
+    unit: int | None,
+    repeat: int,
+    order: list[dict[str, Any] | None] | None = None,
+) -> Cell:
     description = {
         **description_of(run, reached.anchor, at=plan.at, where=reached.where, last=plan.at + max(plan.horizons)),
         "arm": arm.name,
@@ -68,6 +94,7 @@ def _cell(plan: Plan, run: RunView, reached: Reach, arm: PlannedArm, unit: int |
         "key": None if unit is None else f"{plan.seed}/{unit}",
         "repeat": repeat,
         "horizons": list(plan.horizons),
+        **({} if order is None else {"order": order}),
     }
     return Cell(arm.name, unit, repeat, description)
 

@@ -73,6 +73,24 @@ def generators_in(root: object, seen: set[int]) -> list[Held]:
     return found
 
 
+def holds(root: object, thing: object) -> bool:
+    """Return whether an object can be reached from another one, by the same bounded search."""
+    seen: set[int] = set()
+    queue: deque[tuple[Any, int]] = deque([(root, 0)])
+    while queue and len(seen) < MAX_OBJECTS:
+        each, depth = queue.popleft()
+        if each is thing:
+            return True
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        for step, _, child in _children(each):
+            below = depth if step[0] == "module" else depth + 1
+            if child is not None and not isinstance(child, _PLAIN) and below <= MAX_DEPTH:
+                queue.append((child, below))
+    return False
+
+
 def follow(root: Any, held: Held) -> Any:
     """Return the generator that stands now where ``held`` says; None if none does."""
     thing = root

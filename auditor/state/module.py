@@ -95,21 +95,21 @@ class LayerHyperSource(Source):
     def __init__(self, name: str, attribute: str, layers: list[tuple[str, nn.Module]]) -> None:
         super().__init__(name, "hyper", lifetime="until it is set")
         self._attribute = attribute
-        self._layers = layers
+        self.layers = layers
 
     def read(self) -> Reading:
         """Return the value of each layer under its dotted name."""
-        return Reading({}, {name: vars(layer)[self._attribute] for name, layer in self._layers})
+        return Reading({}, {name: vars(layer)[self._attribute] for name, layer in self.layers})
 
     def restore(self, reading: Reading) -> None:
         """Set the stored values."""
-        if reading.values.keys() != {name for name, _ in self._layers}:
+        if reading.values.keys() != {name for name, _ in self.layers}:
             raise MemauditError(
                 "the program has other layers than the anchor",
                 where=self.name,
                 next_step="replay the program and arguments that were recorded",
             )
-        for name, layer in self._layers:
+        for name, layer in self.layers:
             setattr(layer, self._attribute, reading.values[name])
 
 

@@ -255,11 +255,19 @@ class Script(RunBuilder):
         members = {"step": self.step, "probe": probe, "values": dict(values or {}), "predictions": word(predictions)}
         self.append("outcome", members)
 
-    def cut(self, step: int, *, path: str | None = None, abandoned: int = 0) -> None:
-        """Go on after a step, from an anchor or from the program's own checkpoint."""
+    def cut(
+        self, step: int, *, path: str | None = None, abandoned: int = 0, numerics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Go on after a step, from an anchor or from the program's own checkpoint; ``numerics`` is another class."""
         self.step, self.last = step, {}
+        environment = None
+        if numerics is not None:
+            other = self.environment(texts=self.texts)
+            other["numerics"] |= numerics
+            sha256 = self.write_environment("environment-2.json", other, self.texts)
+            environment = {"file": "environment-2.json", "sha256": sha256}
         members = {"step": step, "pass": None, "position": 0, "from": path}
-        self.append("resume", {**members, "abandoned": abandoned, "environment": None})
+        self.append("resume", {**members, "abandoned": abandoned, "environment": environment})
         self.census()
 
     # How it is written.

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import auditor
 from auditor.errors import MemauditError
-from auditor.recorder.keyed import KeyedDataset, set_pass
+from auditor.recorder.keyed import KeyedDataset, draws_are_keyed, set_pass
 from auditor.state.streams import Preserved, global_streams
 
 Drawn = tuple[int, float, float, float, float]
@@ -194,3 +194,17 @@ def test_numpys_own_bit_generator_has_to_be_in_place() -> None:
     finally:
         np.random.set_bit_generator(held)
     assert keyed[0] == KeyedDataset(Augmented(), 0)[0]
+
+
+def test_draws_are_keyed_only_where_every_sample_comes_through_a_keyed_data_set() -> None:
+    keyed, plain = KeyedDataset(Augmented(), 3), Augmented()
+
+    class Wrapped(Subset[Drawn]):
+        """May draw on top of what it holds, for all one knows."""
+
+    assert draws_are_keyed(keyed)
+    assert draws_are_keyed(Subset(keyed, [1, 2]))
+    assert draws_are_keyed(ConcatDataset([keyed, Subset(keyed, [1])]))
+    assert not draws_are_keyed(plain)
+    assert not draws_are_keyed(ConcatDataset([keyed, plain]))
+    assert not draws_are_keyed(Wrapped(keyed, [1]))

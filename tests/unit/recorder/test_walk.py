@@ -380,3 +380,22 @@ def test_policies_of_what_is_not_stock() -> None:
     assert policy_of([1, 2])["sampler"] == "list"
     subset = Subset(TensorDataset(torch.arange(9)), [1, 2, 3])
     assert policy_of(DataLoader(subset, sampler=SequentialSampler(subset)))["length"] == 3
+
+
+def test_an_arrangement_set_later_acts_from_the_next_redraw_and_the_known_sampler_is_torchs() -> None:
+    def backwards(walk: Walk, source: Iterator[Any]) -> Iterator[Any]:
+        return iter([*source][::-1])
+
+    walk = Walk(LOADERS["sequential"]())
+    assert type(walk.known_sampler) is SequentialSampler
+    walk.arrange = backwards
+    assert walk.draw()[1] == [0, 1, 2, 3]
+    walk.redraw()
+    assert [ids for _, ids in drain(walk)] == [
+        [20, 21],
+        [16, 17, 18, 19],
+        [12, 13, 14, 15],
+        [8, 9, 10, 11],
+        [4, 5, 6, 7],
+    ]
+    assert Walk(LOADERS["own batches"]()).known_sampler is None
