@@ -230,6 +230,8 @@ def _first(document: dict[str, Any], style: Style) -> list[str]:
     detail = first["detail"]
     if detail is not None:
         seen = "" if detail["step"] == first["step"] else " (the next anchor that both have)"
+        if detail["step"] < first["step"]:
+            seen = ", so it changed between the steps"
         when = "before the first step" if detail["step"] == 0 else f"after step {detail['step']}"
         lines.append(f"  as the anchors hold it {when}{seen}")
         if first["tensor"] is not None:
@@ -342,8 +344,9 @@ def _closing(comparison: Comparison, document: dict[str, Any], style: Style) -> 
 
     verdict = style.paint(document["verdict"], _BOLD, _VERDICT_COLOUR[document["verdict"]])
     lines = [f"{verdict}: {escape(document['sentence'])}"]
-    if document["verdict"] == "inconclusive" or any(cause["class"] == "corruption" for cause in document["causes"]):
-        a, b = comparison.walk.a, comparison.walk.b
+    a, b = comparison.walk.a, comparison.walk.b
+    corrupt = any(cause["class"] == "corruption" for cause in document["causes"])
+    if document["verdict"] == "inconclusive" or corrupt or a.damage or b.damage:
         doubtful = a if a.damage or (a.status != "completed" and not b.damage) else b
         lines.append(f"next: memaudit verify {escape(str(doubtful.path))}")
     return lines

@@ -11,7 +11,7 @@ from auditor.artifact import run_directory
 from auditor.artifact.safetensors_file import StoredTensor
 from auditor.compare.causal_order import STREAM
 from auditor.compare.side import Side
-from auditor.compare.tensors import SourceDifference, source_difference
+from auditor.compare.tensors import SourceDifference, alignment, source_difference
 from auditor.compare.walk import Parting
 from auditor.errors import MemauditError
 from auditor.evidence.run_view import AnchorView
@@ -75,6 +75,12 @@ class AnchorPairs:
                 else source_difference(name, pair.step, (one[0], two[0]), (one[1], two[1]))
             )
         return self._compared[key]
+
+    def alignment(self, before: AnchorPair, after: AnchorPair, name: str) -> float | None:
+        """Return the cosine between what B lacks of A in one pair and what A held in an earlier one."""
+        earlier, a = self.content(0, before.a, name), self.content(0, after.a, name)
+        b = self.content(1, after.b, name)
+        return None if earlier is None or a is None or b is None else alignment(earlier[0], a[0], b[0])
 
     def content(self, side: int, anchor: AnchorView, name: str) -> tuple[dict[str, StoredTensor], Any] | None:
         """Return a source's or stream's tensors by their full names, and its nested value; None where damaged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from auditor.compare.anchor_pairs import AnchorPairs
@@ -23,13 +23,17 @@ class Row:
     a: Any
     b: Any
     """What A and B have, as canonical JSON; None where one has none."""
+    since: int = field(default=0, kw_only=True)
+    """The step from which on it differs; 0: from the beginning."""
 
 
 def beside(a: Side, b: Side, anchors: AnchorPairs) -> tuple[Row, ...]:
     """Return what differs, group by group; equal things are left out. Both traces were gone through before."""
+    known = all([a.environment, b.environment])  # both are read: what is damaged is noted
     return (
-        *_rows(NUMERICS, a.environment.get("numerics", {}), b.environment.get("numerics", {})),
-        *_libraries(a, b),
+        *(_rows(NUMERICS, a.environment["numerics"], b.environment["numerics"]) if known else ()),
+        *(_libraries(a, b) if known else ()),
+        *(_after_cuts(a, b) if known else ()),
         *_program(a, b),
         *_data(a, b),
         *_contract(a, b),
@@ -42,6 +46,23 @@ def _rows(group: str, a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = 
     for name in sorted(a.keys() | b.keys()):
         if a.get(name) != b.get(name):
             yield Row(group, f"{prefix}{name}", a.get(name), b.get(name))
+
+
+def _after_cuts(a: Side, b: Side) -> Iterator[Row]:
+    """What a run went on with after a cut, where the other one did all along with something else."""
+    for label, side, other in (("A", a, b), ("B", b, a)):
+        for step, environment in side.environments_after_cuts():
+            for group, mine, others in (
+                (NUMERICS, environment["numerics"], other.environment["numerics"]),
+                (PROGRAM, arguments(environment["program"]["argv"]), arguments(other.start["program"]["argv"])),
+                (PROGRAM, environment["program"]["modules"], other.environment["program"]["modules"]),
+            ):
+                prefix = (
+                    "" if group == NUMERICS else "module " if mine is environment["program"]["modules"] else "argument "
+                )
+                pair = (mine, others) if label == "A" else (others, mine)
+                for row in _rows(group, *pair, prefix):
+                    yield Row(group, f"{row.name} ({label} from step {step + 1} on)", row.a, row.b, since=step + 1)
 
 
 def _libraries(a: Side, b: Side) -> Iterator[Row]:
@@ -57,10 +78,11 @@ def _program(a: Side, b: Side) -> Iterator[Row]:
     one, two = a.start["program"], b.start["program"]
     yield from _rows(PROGRAM, _file(one), _file(two))
     yield from _rows(PROGRAM, arguments(one["argv"]), arguments(two["argv"]), "argument ")
-    modules = [side.environment.get("program", {}).get("modules", {}) for side in (a, b)]
-    yield from _rows(PROGRAM, modules[0], modules[1], "module ")
-    git = [side.environment.get("git") or {} for side in (a, b)]
-    yield from _rows(PROGRAM, git[0], git[1], "git ")
+    if a.environment and b.environment:
+        modules = [side.environment["program"]["modules"] for side in (a, b)]
+        yield from _rows(PROGRAM, modules[0], modules[1], "module ")
+        git = [side.environment["git"] or {} for side in (a, b)]
+        yield from _rows(PROGRAM, git[0], git[1], "git ")
 
 
 def _file(program: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from auditor.compare.causal_order import rank
 from auditor.compare.causes import (
     augmentation,
     corruption,
@@ -14,9 +17,9 @@ from auditor.compare.causes import (
     state,
     stream,
 )
-from auditor.compare.situation import CONFIDENCES, Cause, Situation
+from auditor.compare.situation import CERTAIN, CONFIDENCES, LIKELY, Cause, Situation
 
-_DETECTORS = (data, order, augmentation, stream, state, hyper, numerics, nondeterminism, program)
+_DETECTORS = (corruption, state, augmentation, data, order, stream, hyper, numerics, program, nondeterminism)
 
 CLASSES = {
     "corruption": "a file is damaged",
@@ -36,8 +39,19 @@ CLASSES = {
 
 
 def causes_of(situation: Situation) -> list[Cause]:
-    """Return every class of cause that fits, the surest first; nothing for runs that do not part."""
+    """Return every class of cause that fits: the surest first, then those of what parted first; none for equal runs."""
+    first = situation.first
     found = [cause for detector in _DETECTORS for cause in detector.find(situation)]
-    # Looked for last, since what the others read may turn out to be damaged, and told first.
-    found = [*corruption.find(situation), *found]
-    return sorted(found, key=lambda cause: CONFIDENCES.index(cause.confidence))
+    if any(state.cuts(situation)):
+        # What differs right after a cut differs by it, unless that is shown not to be so.
+        found = [
+            each if each.class_ == "state" or each.confidence != CERTAIN else replace(each, confidence=LIKELY)
+            for each in found
+        ]
+
+    def key(cause: Cause) -> tuple[int, bool, int, int]:
+        kind = "end" if cause.source is None else situation.walk.a.kind_of(cause.source)
+        later = first is not None and cause.source not in (None, first.name)
+        return CONFIDENCES.index(cause.confidence), later, cause.step or 0, rank(kind)
+
+    return sorted(found, key=key)

@@ -10,6 +10,7 @@ from auditor.artifact import run_directory
 from auditor.artifact.canonical import encode_float
 from auditor.compare.anchor_pairs import AnchorPairs
 from auditor.compare.beside import CENSUS, Row, beside
+from auditor.compare.causal_order import COMPUTED
 from auditor.compare.cause_classes import CLASSES, causes_of
 from auditor.compare.growth import Growth, growth_of
 from auditor.compare.order_difference import OrderDifference, Orders
@@ -273,6 +274,16 @@ def _sentence(
 
 def _notes(walked: Walk, rows: tuple[Row, ...]) -> list[str]:
     found = [f"{name} differs, and nobody draws from it" for name in walked.idle]
+    found += [
+        f"{name} is recorded in one run only in some steps, and not compared there" for name in sorted(walked.one_sided)
+    ]
+    for label, side in (("A", walked.a), ("B", walked.b)):
+        if side.end is not None and side.end["status"] == "failed":
+            found.append(f"{label} failed: {side.end['error']}")
+        found += [f"damage in {label}: {path}: {what}" for path, what in sorted(side.damage.items())]
+    computed = [each for each in walked.partings.values() if each.kind in COMPUTED]
+    if walked.partings and not computed and set(walked.partings) != {"(end)"}:
+        found.append("nothing that is computed parts: parameters, optimizer and outcomes agree in every step of both")
     for label, mine in (("A", 0), ("B", 1)):
         only = [row.name for row in rows if row.group == CENSUS and (row.b, row.a)[mine] is None]
         if only:

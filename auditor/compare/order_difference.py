@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,10 @@ class SampleContent:
     equal: int
     """Batches with equal ids and equal content."""
     samples: tuple[int, ...]
-    """The samples that only differing batches hold, if every differing batch holds one of them; up to ten."""
+    """The samples that only differing batches hold, if every differing batch holds one of them; the one that all of
+    them hold, if there is one."""
+    by_chance: float
+    """How many samples of a data set in which nothing of the kind was changed would look like that."""
 
 
 class Orders:
@@ -61,7 +65,7 @@ class Orders:
             if events[0]["sha256"] is not None and events[0]["sha256"] == events[1]["sha256"]:
                 continue
             a, b = self._ids(0, number), self._ids(1, number)
-            if a is None or b is None:
+            if a is None or b is None or events[0]["loader"] != events[1]["loader"]:
                 return None
             length = min(a.size, b.size)
             unequal = np.flatnonzero(a[:length] != b[:length])
@@ -91,15 +95,32 @@ class Orders:
                 return None
             in_equal.update(ids.tolist())
         suspects: set[int] = set()
+        in_all: set[int] | None = None
         for ids in self._of_steps(differing):
             if ids is None:
                 return None
             found = set(ids.tolist()) - in_equal
             if not found:
-                return SampleContent(differing.size, equal.size, ())
+                return SampleContent(differing.size, equal.size, (), math.inf)
             suspects |= found
-        # One sample that every differing batch holds explains all; else those that no equal batch holds.
-        return SampleContent(differing.size, equal.size, tuple(sorted(suspects)[:_SHOWN]) if equal.size else ())
+            in_all = found if in_all is None else in_all & found
+        return SampleContent(
+            differing.size,
+            equal.size,
+            tuple(sorted(in_all or suspects)) if equal.size else (),
+            self._by_chance(differing),
+        )
+
+    def _by_chance(self, differing: Any) -> float:
+        """Return how many innocent samples lie in a differing batch of every pass, if passes shuffle independently."""
+        taken: dict[int, int] = {}
+        for step, ids in zip(differing.tolist(), self._of_steps(differing), strict=True):
+            number = self._walk.places[0][step]
+            taken[number] = taken.get(number, 0) + (0 if ids is None else int(ids.size))
+        sizes = {number: int(ids.size) for number in taken if (ids := self._ids(0, number)) is not None}
+        return float(max(sizes.values(), default=0)) * math.prod(
+            taken[number] / size for number, size in sizes.items() if size
+        )
 
     def _of_steps(self, steps: Any) -> Iterator[_Ids | None]:
         """Yield the ids of these steps' batches in A; None where they cannot be told from the others of their pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +42,8 @@ class Side:
 
     def __init__(self, path: Path, last_step: LastStep | None = None) -> None:
         self.path = path
-        self.inventory: Inventory = run_directory.scan(path)
+        # A link to the latest run is how people name it; inside of the run no link is followed.
+        self.inventory: Inventory = run_directory.scan(Path(os.path.realpath(path)))
         if run_directory.TRACE not in self.inventory:
             raise NothingToAuditError(
                 "no run directory",
@@ -155,6 +157,15 @@ class Side:
         name = run_directory.ENVIRONMENT
         return self._document(name, "environment") if self.is_intact(name, self.start["environment"]) else {}
 
+    def environments_after_cuts(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return each other environment in which the run went on, with the step after which it did."""
+        found = []
+        for cut in self.history.cuts:
+            other = cut.event["environment"]
+            if other is not None and self.is_intact(other["file"], other["sha256"]):
+                found.append((int(cut.event["step"]), self._document(other["file"], "environment")))
+        return [(step, environment) for step, environment in found if environment]
+
     @cached_property
     def probes(self) -> dict[str, Any]:
         """The probes by name, as probe/probes.json describes them."""
@@ -200,7 +211,9 @@ class Follower:
         self.source_names: list[str] = []
         self.sources: list[str | None] = []
         """Digest by position in ``source_names``; None where none was written yet."""
+        self.source_places: dict[str, int] = {}
         self.stream_names: list[str] = []
+        self.stream_places: dict[str, int] = {}
         self.streams: list[str | None] = []
         self.begun: list[dict[str, str | None]] = []
         """The streams' digests where passes began since the last step."""
@@ -227,6 +240,8 @@ class Follower:
                     sources, streams = self.by_source(), self.by_stream()
                     self.source_names = [entry["name"] for entry in event["sources"]]
                     self.stream_names = [entry["name"] for entry in event["streams"]]
+                    self.source_places = {name: place for place, name in enumerate(self.source_names)}
+                    self.stream_places = {name: place for place, name in enumerate(self.stream_names)}
                     self.sources = [sources.get(name) for name in self.source_names]
                     self.streams = [streams.get(name) for name in self.stream_names]
                 case "anchor":

@@ -10,7 +10,7 @@ from typing import Any
 
 from auditor.compare.anchor_pairs import AnchorPair, AnchorPairs
 from auditor.compare.beside import DATA, Row
-from auditor.compare.causal_order import COMPUTED, IDS, STATE
+from auditor.compare.causal_order import COMPUTED, IDS, LOSS, STATE, STREAM
 from auditor.compare.order_difference import Orders
 from auditor.compare.program_text import ProgramTexts
 from auditor.compare.walk import Parting, Walk
@@ -24,6 +24,8 @@ UNKNOWN_SAMPLES = "batches differ in content, and which samples they hold is not
 
 NEAR = 20
 """Steps after a parting within which its size still tells rounding from a change."""
+LOSS_ROUNDING = 1e-6
+"""The same of losses: one number, which hides much of what parts beneath it."""
 ROUNDING = 1e-5
 """Relative differences up to this, soon after a parting, are of the size that rounding makes in 32 bits."""
 
@@ -84,8 +86,36 @@ class Situation:
         return order if self.other_loaders() else found
 
     def other_loaders(self) -> list[Row]:
-        """Return what differs in how the loaders were set up, workers apart."""
-        return [row for row in self.of_group(DATA) if row.name.startswith("loader") and " workers " not in row.name]
+        """Return what differs in how the loader was set up whose order parted, workers apart."""
+        rows = [row for row in self.loader_rows() if " workers " not in row.name]
+        return [row for row in rows if not row.name.endswith(" drop_last")] or rows
+
+    def loader_rows(self) -> list[Row]:
+        """Return what differs in the loader of the pass in which ids or content parted first; of all, if unknown."""
+        parted = next(self.early("ids", "batch"), None)
+        number = None if parted is None or parted.step < 1 else self._loader_at(parted.step)
+        rows = [row for row in self.of_group(DATA) if row.name.startswith("loader")]
+        name = "loader" if number == 1 else f"loader[{number}]"
+        return rows if number is None else [row for row in rows if row.name.partition(" ")[0] == name]
+
+    def _loader_at(self, step: int) -> int | None:
+        """Return the number of the loader that gave the batches of a step in A."""
+        places = self.walk.places[0]
+        if step > len(places) or not places[step - 1]:
+            return None
+        events = [event for event in self.walk.a.history.timeline if event["event"] == "iter"]
+        return next((event["loader"] for event in events if event["pass"] == places[step - 1]), None)
+
+    def acts(self, stream: Parting) -> bool:
+        """Say whether a stream can have made the training part.
+
+        Python's and NumPy's reach it through what is consumed (ids, content), or through what the contract names.
+        """
+        if stream.name.split(".")[1].partition("[")[0] not in ("python", "numpy"):
+            return True
+        short = stream.name.removeprefix(STREAM)
+        entries = [e for side in (self.walk.a, self.walk.b) for e in side.census["streams"] if e["name"] == short]
+        return any(entry["consumers"] for entry in entries) or any(self.early("ids", "batch"))
 
     @cached_property
     def computed(self) -> Parting | None:
@@ -107,11 +137,12 @@ class Situation:
     def given(self) -> list[str]:
         """Return what parted no later than training and was given to the step, not computed by it."""
         kinds = ("stream", "order", "ids", "batch", "augment", "scheduler", "scaler", "hyper")
-        return [each.name for each in self.early(*kinds)]
+        return [each.name for each in self.early(*kinds) if each.kind != "stream" or self.acts(each)]
 
     def of_group(self, group: str) -> list[Row]:
-        """Return what differs in one group beside the steps."""
-        return [row for row in self.rows if row.group == group]
+        """Return what differs in one group beside the steps, and did where the runs parted."""
+        parted = next((each.step for each in self.partings), 0)
+        return [row for row in self.rows if row.group == group and row.since <= parted]
 
     def between_steps(self, parted: Parting) -> AnchorPair | None:
         """Return the anchors right before the step at which something parted, if they differ in it already.
@@ -127,26 +158,26 @@ class Situation:
         parted = self.computed
         if parted is None:
             return None
-        found = [self._loss_size(parted.step)]
         pair = self.anchors.from_parting(parted) if parted.kind in STATE else None
-        if pair is not None and pair.step <= parted.step + NEAR:
-            compared = self.anchors.compare(pair, parted.name)
-            if compared is not None and compared.relative is not None:
-                found.append(Size(compared.relative, pair.step, parted.name))
-        return min(
-            (each for each in found if each is not None), key=lambda each: (each.step, each.source), default=None
-        )
+        compared = None if pair is None else self.anchors.compare(pair, parted.name)
+        relative = None if compared is None else compared.relative
+        # A difference grows: small is small however late it is measured, large only tells soon.
+        if pair is not None and relative is not None and (pair.step <= parted.step + NEAR or relative <= ROUNDING):
+            return Size(relative, pair.step, parted.name)
+        return self._loss_size(parted.step)
 
     def _loss_size(self, step: int) -> Size | None:
         for at, a, b in self.walk.losses:
             if step <= at <= step + NEAR and a != b and math.isfinite(a) and math.isfinite(b):
-                return Size(abs(a - b) / max(abs(a), abs(b)), at, "loss")
+                return Size(abs(a - b) / max(abs(a), abs(b)), at, LOSS)
         return None
 
     @property
     def is_rounding(self) -> bool | None:
         """Whether the difference was of the size of rounding where it arose; None where nothing says."""
-        return None if self.size is None else self.size.relative <= ROUNDING
+        if self.size is None:
+            return None
+        return self.size.relative <= (LOSS_ROUNDING if self.size.source == LOSS else ROUNDING)
 
 
 def told_pair(a: Any, b: Any) -> tuple[str, str]:

@@ -168,6 +168,29 @@ def source_difference(
     )
 
 
+def alignment(
+    earlier: Mapping[str, StoredTensor], a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]
+) -> float | None:
+    """Return the cosine between A less B and what was before, over the floating-point tensors; None if undefined."""
+    product = gap = whole = 0.0
+    for name in earlier.keys() & a.keys() & b.keys():
+        three = [each[name] for each in (earlier, a, b)]
+        if len({(each.dtype, each.shape) for each in three}) != 1 or three[0].dtype not in _SIGNED or not three[0].data:
+            continue
+        size = len(three[0].data) // math.prod(three[0].shape)
+        step = _BLOCK * size
+        for start in range(0, len(three[0].data), step):
+            x, y, z = (
+                _numbers(np.frombuffer(each.data[start : start + step], dtype=np.uint8).reshape(-1, size), each.dtype)
+                for each in three
+            )
+            product += float(np.dot(y - z, x))
+            gap += float(np.dot(y - z, y - z))
+            whole += float(np.dot(x, x))
+    cosine = product / math.sqrt(gap * whole) if gap > 0 and whole > 0 else math.nan
+    return cosine if math.isfinite(cosine) else None
+
+
 def value_differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield where two nested values differ: a place such as ``[0].lr``, and what stands there."""
     a, b = _plain(a), _plain(b)

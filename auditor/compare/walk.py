@@ -90,6 +90,8 @@ class Walk:
     """Steps that both have."""
     partings: dict[str, Parting] = field(default_factory=dict)
     """By name: sources, ``stream.NAME``, ``ids``, ``batch``, ``loss``, ``outcome.PROBE``, ``(end)``."""
+    one_sided: set[str] = field(default_factory=set)
+    """What of ``ids``, ``batch`` and ``loss`` some steps have in one run only: not compared there."""
     idle: list[str] = field(default_factory=list)
     """Streams that differ and that nobody draws from: no difference to the training."""
     same_ids: bytearray = field(default_factory=bytearray)
@@ -185,8 +187,15 @@ class _Walker:
             self._begin(one["step"])
         result.compared += 1
         same_ids, same_batch = one["ids"] == two["ids"], one["batch"] == two["batch"]
-        result.same_ids.append(2 if same_ids and one["ids"] is None else same_ids)
-        result.same_batch.append(2 if same_batch and one["batch"] is None else same_batch)
+        if None in (one["ids"], two["ids"]):
+            same_ids = self._unknown(IDS, same=same_ids)
+        if None in (one["batch"], two["batch"]):
+            same_batch = self._unknown(BATCH, same=same_batch)
+        same_loss = one.get("loss") == two.get("loss")
+        if not same_loss and None in (one.get("loss"), two.get("loss")):
+            same_loss = self._unknown(LOSS, same=False)
+        result.same_ids.append(2 if None in (one["ids"], two["ids"]) else same_ids)
+        result.same_batch.append(2 if None in (one["batch"], two["batch"]) else same_batch)
         # Of what a step takes from several passes, or names itself, the main pass does not tell the samples.
         result.places[0].append(0 if "also" in one or "by_hand" in one else one["pass"] or 0)
         result.places[1].append(one["position"] or 0)
@@ -195,12 +204,12 @@ class _Walker:
             and same_batch
             and a.sources == b.sources
             and a.streams == b.streams
-            and one.get("loss") == two.get("loss")
+            and same_loss
             and a.source_names == b.source_names
             and a.stream_names == b.stream_names
         )
         if not same:
-            self._differences(one, two, same_ids=same_ids, same_batch=same_batch)
+            self._differences(one, two, same_ids=same_ids, same_batch=same_batch, same_loss=same_loss)
         if self._recent:
             self._follow()
         if result.partings:
@@ -210,13 +219,19 @@ class _Walker:
         state = _State.of(a)
         self._remembered.append((state, state if one is two and a.streams is b.streams else _State.of(b)))
 
-    def _differences(self, one: Event, two: Event, *, same_ids: bool, same_batch: bool) -> None:
+    def _unknown(self, name: str, *, same: bool) -> bool:
+        """Note what only one run recorded: nothing can be said of it, so it is taken as the same."""
+        if not same:
+            self.result.one_sided.add(name)
+        return True
+
+    def _differences(self, one: Event, two: Event, *, same_ids: bool, same_batch: bool, same_loss: bool) -> None:
         a, b, step = self.a, self.b, int(one["step"])
         if not same_ids:
             self._part(IDS, step, "step", one["ids"], two["ids"])
         if not same_batch:
             self._part(BATCH, step, "step", one["batch"], two["batch"])
-        if one.get("loss") != two.get("loss"):
+        if not same_loss:
             self._part(LOSS, step, "step", str(one.get("loss")), str(two.get("loss")))
         if a.source_names == b.source_names:
             for name, x, y in zip(a.source_names, a.sources, b.sources, strict=True):
@@ -319,39 +334,39 @@ class _State(NamedTuple):
     """One run's digests after a step."""
 
     step: int
-    names: list[str]
+    places: dict[str, int]
+    """Where a source stands in ``sources``."""
     sources: list[str | None]
-    stream_names: list[str]
+    stream_places: dict[str, int]
     streams: list[str | None]
     ids: str | None
     batch: str | None
 
     @classmethod
     def of(cls, side: Follower) -> _State:
+        """Return the state that a run has now."""
         event = side.step
         return cls(
             event["step"],
-            side.source_names,
+            side.source_places,
             side.sources,
-            side.stream_names,
+            side.stream_places,
             side.streams,
             event["ids"],
             event["batch"],
         )
 
     def digest(self, name: str) -> str | None:
-        return next(self._values(name), None)
-
-    def _values(self, name: str) -> Iterator[str | None]:
+        """Return the digest of a source, stream, the sample ids or the batch; None where there is none."""
         if name == IDS:
-            yield self.ids
-        elif name == BATCH:
-            yield self.batch
-        elif name.startswith(STREAM):
-            short = name.removeprefix(STREAM)
-            yield from (d for n, d in zip(self.stream_names, self.streams, strict=True) if n == short)
-        else:
-            yield from (d for n, d in zip(self.names, self.sources, strict=True) if n == name)
+            return self.ids
+        if name == BATCH:
+            return self.batch
+        if name.startswith(STREAM):
+            place = self.stream_places.get(name.removeprefix(STREAM))
+            return None if place is None else self.streams[place]
+        place = self.places.get(name)
+        return None if place is None else self.sources[place]
 
 
 def _number(loss: Any) -> float:

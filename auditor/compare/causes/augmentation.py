@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.compare.beside import DATA
 from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, UNKNOWN_SAMPLES, Cause, Situation, pair_of
 
 
@@ -12,7 +11,7 @@ def find(situation: Situation) -> Iterator[Cause]:
     """Yield other workers, a watched policy that parted, and content that differs where samples and streams agree."""
     streams = list(situation.early("stream"))
     batch = next(situation.early("batch"), None)
-    workers = [row for row in situation.of_group(DATA) if row.name.endswith(" workers count")]
+    workers = [row for row in situation.loader_rows() if row.name.endswith(" workers count")]
     if workers and (batch is not None or streams):
         parted = streams[0] if batch is None or (streams and streams[0].step <= batch.step) else batch
         evidence = (*map(pair_of, workers), "what a data set draws comes from the streams of its workers")
@@ -24,10 +23,13 @@ def find(situation: Situation) -> Iterator[Cause]:
     content = situation.orders.content()
     if content is None and not any(situation.early("ids")):
         yield Cause("augmentation", POSSIBLE, (UNKNOWN_SAMPLES,), batch.name, batch.step)
-    elif content is not None and not content.samples:
+    elif content is not None:
         of = content.differing + content.equal
-        evidence = (
+        told = [
             f"{content.differing} of {of} batches with equal sample ids differ in content, from step {batch.step} on",
-            "no single sample explains it, and every stream agrees until then",
-        )
-        yield Cause("augmentation", LIKELY, evidence, batch.name, batch.step)
+            "every stream agrees until then",
+        ]
+        # Some batches and not others, and no samples that tell them apart: drawn, not stored.
+        drawn = bool(content.equal) and not content.samples
+        told += ["no samples tell the batches that differ from the others"] if drawn else []
+        yield Cause("augmentation", LIKELY if drawn else POSSIBLE, tuple(told), batch.name, batch.step)

@@ -1,4 +1,4 @@
-"""A file of a run is not what its trace says it is, or the trace itself is broken."""
+"""The trace of a run is broken where the runs part: what was changed there may be all that differs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from auditor.compare.situation import CERTAIN, Cause, Situation
 
 
 def find(situation: Situation) -> Iterator[Cause]:
-    """Yield one cause for each run with damage; damage can make runs part that never did, so it is told first."""
+    """Yield one cause for each run whose trace breaks at the step at which they part; other damage is a note."""
+    first = situation.first
     for label, side in (("A", situation.walk.a), ("B", situation.walk.b)):
-        evidence = [f"{label}: {path}: {what}" for path, what in sorted(side.damage.items())]
-        if side.trace.problem is not None:
-            evidence.append(f"{label}: {side.trace.problem.message}; nothing after it is compared")
-        if evidence:
-            yield Cause("corruption", CERTAIN, tuple(evidence))
+        problem = side.trace.problem
+        if problem is not None and first is not None and (first.kind == "end" or first.step >= situation.walk.compared):
+            evidence = f"{label}: {problem.message}; nothing after it is compared"
+            yield Cause("corruption", CERTAIN, (evidence,), first.name, first.step)

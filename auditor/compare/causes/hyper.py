@@ -22,13 +22,13 @@ def find(situation: Situation) -> Iterator[Cause]:
         yield Cause("hyper", CERTAIN, tuple(evidence), set_[0].name, set_[0].step)
         return
     parted = situation.computed
-    if parted is None or situation.given():
+    if parted is None or situation.given() or parted.at == "start":
         return
     follower = next((each for each in situation.partings if each.kind in _FOLLOWERS), None)
     rows = [row for row in situation.of_group(CENSUS) if row.name.endswith(" half-life")]
-    rows += [
-        row for row in situation.of_group(CENSUS) if row.name.startswith("hyper") and not is_kernel_choice(row.name)
-    ]
+    if all(any(kind == "hyper" for kind in side.kinds.values()) for side in (situation.walk.a, situation.walk.b)):
+        only = [row for row in situation.of_group(CENSUS) if row.name.startswith("hyper")]
+        rows += [row for row in only if not is_kernel_choice(row.name)]
     if rows:
         yield Cause("hyper", CERTAIN, tuple(map(pair_of, rows[:_TOLD])), parted.name, parted.step)
         return
@@ -69,10 +69,21 @@ def _told(situation: Situation, parted: Parting) -> Iterator[str]:
         yield f"at step {parted.step}, {parted.name} changed in {who} and not in {other}" + _values(situation, parted)
     else:
         yield f"{parted.name} differs from step {parted.step} on" + _values(situation, parted)
+    if parted.kind == "scaler":
+        yield from _skipped(situation, parted)
+        return
     behind = lag([*parted.before, *parted.digests], len(parted.before))
     if behind:
         late, other = ("B", "A") if behind > 0 else ("A", "B")
         yield f"{parted.name}: {late} is where {other} was {count(abs(behind), 'step')} before, step after step"
+
+
+def _skipped(situation: Situation, parted: Parting) -> Iterator[str]:
+    """Say if the optimizer stood still in one run where the loss scale parted."""
+    for each in situation.partings:
+        if each.kind == "optimizer" and each.step == parted.step and each.moved[0] != each.moved[1]:
+            yield f"{'A' if each.moved[1] else 'B'} skipped the update: its gradients were not finite"
+            return
 
 
 def _values(situation: Situation, parted: Parting) -> str:

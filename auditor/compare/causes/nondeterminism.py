@@ -15,7 +15,7 @@ def find(situation: Situation) -> Iterator[Cause]:
     if parted is None or parted.at == "start" or situation.given() or not all(parted.moved):
         return
     environment = situation.walk.a.environment.get("numerics", {})
-    if not environment or any(row.name in environment for row in situation.of_group(NUMERICS)):
+    if not environment or any(row.name.partition(" (")[0] in environment for row in situation.of_group(NUMERICS)):
         return
     same_program = not changes(situation)
     if not same_program and not situation.is_rounding:
@@ -23,10 +23,11 @@ def find(situation: Situation) -> Iterator[Cause]:
     evidence = [
         f"up to step {parted.step} all that goes into {parted.name} agrees: streams, sample ids, batches, "
         "hyper-parameters, the state before",
-        "both ran in the same numerics class",
+        "both began in the same numerics class",
     ]
     if same_program:
         evidence.append("both ran the same program with the same arguments")
+        evidence.append("not recorded are environment variables, files that are read, and the clock")
     if situation.size is not None:
         evidence.append(f"{situation.size}" + (": the size of rounding" if situation.is_rounding else ""))
     if environment.get("deterministic_algorithms") is False:

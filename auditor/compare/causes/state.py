@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.compare.beside import NUMERICS
+from auditor.compare.beside import NUMERICS, PROGRAM
 from auditor.compare.causal_order import STATE
+from auditor.compare.causes.numerics import is_kernel_choice
 from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation, told_pair
 from auditor.compare.walk import Parting
+from auditor.findings.formats.text import count
 
 _MEASURED = frozenset({"loss", "outcome"})
 _TOLD = 8
+ALIGNED = 0.3
+"""Cosine from which a direction in thousands of dimensions is no accident."""
 
 
 def find(situation: Situation) -> Iterator[Cause]:
     """Yield one cause if the runs part right after a cut, or in their state while all given to the step agrees."""
-    cut = list(_cuts(situation))
+    cut = list(cuts(situation))
     if cut:
         first = situation.partings[0]
-        yield Cause("state", CERTAIN, tuple(cut), first.name, first.step)
+        # What was restored stands in the anchors right after the cut; without them another setting may have done it.
+        changed = any(row.since for row in (*situation.of_group(NUMERICS), *situation.of_group(PROGRAM)))
+        shown = situation.between_steps(first) is not None or any(_returned(situation, first))
+        confidence = CERTAIN if shown else POSSIBLE if changed else LIKELY
+        yield Cause("state", confidence, tuple(cut), first.name, first.step)
         return
     parted = situation.computed
     if parted is None or parted.kind not in STATE or situation.given():
@@ -35,27 +43,43 @@ def find(situation: Situation) -> Iterator[Cause]:
     if parted.at == "start":
         yield Cause("state", POSSIBLE, ("it differs before the first step",), parted.name, parted.step)
         return
-    slots = any(kind == "optimizer" for kind in situation.walk.a.kinds.values())
+    slots = any(kind == "optimizer" and name in situation.walk.shared for name, kind in situation.walk.a.kinds.items())
+    kernels = situation.of_group(NUMERICS) or any(is_kernel_choice(row.name) for row in situation.rows)
     if parted.kind == "params" and slots:
         evidence = (
             f"the parameters part at step {parted.step} and the optimizer's state does not: something else changed them"
         )
-        confidence = POSSIBLE if situation.of_group(NUMERICS) or parted.schedule else LIKELY
+        confidence = POSSIBLE if kernels or parted.schedule else LIKELY
         yield Cause("state", confidence, (evidence, *_where(situation, parted)), parted.name, parted.step)
     elif parted.kind in ("queue", "buffers", "other"):
         evidence = f"{parted.name} parts at step {parted.step}, and all that it is computed from agrees"
         yield Cause("state", LIKELY, (evidence, *_integers(situation, parted)), parted.name, parted.step)
     elif parted.kind == "optimizer" and parted.step > 1 and situation.is_rounding is False:
-        evidence = f"{parted.name} parts at step {parted.step}, after {situation.walk.equal} equal steps"
+        lacking = list(_lacking(situation, parted))
+        evidence = f"{parted.name} parts at step {parted.step}, after {count(situation.walk.equal, 'equal step')}"
         size = () if situation.size is None else (f"{situation.size}: more than rounding",)
-        yield Cause("state", LIKELY, (evidence, *size), parted.name, parted.step)
+        yield Cause("state", LIKELY if lacking else POSSIBLE, (evidence, *size, *lacking), parted.name, parted.step)
 
 
-def _cuts(situation: Situation) -> Iterator[str]:
+def _lacking(situation: Situation, parted: Parting) -> Iterator[str]:
+    """Say if what one run's buffer lacks points along the buffer that both had: it was dropped, and filled anew."""
+    before, after = situation.anchors.last_before(parted.step), situation.anchors.from_parting(parted)
+    if before is None or after is None or before.differs(parted.name) is not False:
+        return
+    cosine = situation.anchors.alignment(before, after, parted.name)
+    if cosine is not None and abs(cosine) >= ALIGNED:
+        label = "B" if cosine > 0 else "A"
+        yield (
+            f"what {label} lacks of {parted.name} after step {after.step} points along what both had after step "
+            f"{before.step} (cosine {abs(cosine):.2f})"
+        )
+
+
+def cuts(situation: Situation) -> Iterator[str]:
     """Say if a run was cut right before the step at which the first thing parted, and what did not come back."""
     first = situation.first
-    for label, cuts in zip(("A", "B"), situation.walk.cuts, strict=True):
-        for step, cut in cuts:
+    for label, made in zip(("A", "B"), situation.walk.cuts, strict=True):
+        for step, cut in made:
             if first is not None and step == first.step:
                 how = "from the program's own checkpoint" if cut["from"] is None else f"from {cut['from']}"
                 lost = [each.name for each in situation.partings if each.step == step and each.kind not in _MEASURED]
@@ -71,7 +95,8 @@ def _between(situation: Situation, parted: Parting) -> Iterator[str]:
 
 def _counters(situation: Situation, parted: Parting) -> Iterator[str]:
     for each in situation.partings:
-        if each.step == parted.step and each.kind == "optimizer" and each.name.endswith(".step"):
+        # Counts that differ from the first step on were never equal: another number of updates a step.
+        if each.step == parted.step > 1 and each.kind == "optimizer" and each.name.endswith(".step"):
             pair = situation.anchors.from_parting(each)
             found = None if pair is None else situation.anchors.compare(pair, each.name)
             values = found.tensors[0].values if found is not None and found.tensors else None

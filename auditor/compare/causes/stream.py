@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from auditor.artifact.digest import digest_text, source_digest
 from auditor.artifact.safetensors_file import StoredTensor
 from auditor.compare.beside import CONTRACT, PROGRAM
 from auditor.compare.causal_order import STREAM
@@ -18,12 +20,15 @@ from auditor.findings.formats.text import count
 FARTHEST = 1 << 40
 """Draws that no training makes: states of a PCG always lie on one circle, and so far apart they were seeded."""
 _TOLD = 3
+_NOT_RUNNING = digest_text(source_digest({}))
+"""What stands for a loader worker that has given no batch."""
 """Streams that are told of: what draws differently often draws from all of them."""
 
 
 def find(situation: Situation) -> Iterator[Cause]:
     """Yield the causes of the first streams that parted no later than training did; equal classes are told together."""
     found = [_cause(situation, parted) for parted, _ in zip(situation.early("stream"), range(_TOLD), strict=False)]
+    found = [_weighed(situation, each) for each in found]
     while found:
         first = found[0]
         alike = [each for each in found if (each.class_, each.confidence) == (first.class_, first.confidence)]
@@ -36,17 +41,32 @@ def find(situation: Situation) -> Iterator[Cause]:
         yield Cause(first.class_, first.confidence, tuple(evidence), first.source, first.step)
 
 
+def _weighed(situation: Situation, cause: Cause) -> Cause:
+    """A stream that nothing of the training is known to draw from may have parted beside the cause."""
+    if situation.computed is None or situation.acts(situation.walk.partings[cause.source or ""]):
+        return cause
+    evidence = (
+        *cause.evidence,
+        "nothing that was consumed by then differs, and the contract names nobody who draws from it",
+    )
+    return replace(cause, confidence=POSSIBLE, evidence=evidence)
+
+
 def _cause(situation: Situation, parted: Parting) -> Cause:
-    if parted.at == "start":
+    if parted.at == "start" or not any(a is not None or b is not None for a, b in parted.before):
         return _other_seed(situation, parted)
+    return _by_draws(situation, parted)
+
+
+def _by_draws(situation: Situation, parted: Parting) -> Cause:
     repeats = _repeats(situation, parted)
     if repeats is not None:
         return Cause("stream-reseeded", CERTAIN, (repeats,), parted.name, parted.step)
     counts = _counts(situation, parted)
-    where = "where the pass began" if parted.at == "pass" else "during"
+    where = f"where the pass of step {parted.step} began" if parted.at == "pass" else f"during step {parted.step}"
     if parted.moved[0] != parted.moved[1] and situation.between_steps(parted) is None:
         who, other = ("A", "B") if parted.moved[0] else ("B", "A")
-        evidence = [f"{where} step {parted.step}, {who} drew from it and {other} did not", *counts[1]]
+        evidence = [f"{where}, {who} drew from it and {other} did not", *counts[1]]
         return Cause("stream-consumed", CERTAIN, tuple(evidence), parted.name, parted.step)
     if counts[0] is not None:
         return Cause("stream-shifted", CERTAIN, tuple(counts[1]), parted.name, parted.step)
@@ -56,6 +76,8 @@ def _cause(situation: Situation, parted: Parting) -> Cause:
 def _other_seed(situation: Situation, parted: Parting) -> Cause:
     rows = [row for row in situation.of_group(CONTRACT) if row.name == f"{parted.name} seeded_by"]
     rows += [row for row in situation.of_group(PROGRAM) if row.name == "seed"]
+    if not rows and parted.at != "start":
+        return _by_draws(situation, parted)
     if rows:
         return Cause("stream-reseeded", CERTAIN, tuple(map(pair_of, rows)), parted.name, parted.step)
     found = _by_anchor(situation, parted)
@@ -72,7 +94,7 @@ def _repeats(situation: Situation, parted: Parting) -> str | None:
         if not earlier and parted.before and _first_digest(situation, parted.name, side) == mine:
             earlier = [0]
         still = parted.before and parted.before[-1][side] == mine
-        if earlier and mine is not None and not still:
+        if earlier and mine not in (None, _NOT_RUNNING) and not still:
             then = f"where it stood before step {earlier[0]}" if earlier[0] else "where it stood before the first step"
             return f"before step {parted.step}, in {label} it is back {then}; in {other} it went on"
     return None

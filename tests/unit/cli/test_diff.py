@@ -432,13 +432,17 @@ def test_what_is_no_pair_of_runs_is_a_plain_error(tmp_path: Path, capsys: pytest
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "trace.jsonl").write_bytes(b"\xff\n")
-    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").symlink_to(run / "trace.jsonl")
     for other, status, says in (
         ("absent", 2, "error: no such directory"),
         ("run/trace.jsonl", 2, "error: "),
         ("empty", 3, "error: no run directory"),
         ("broken", 4, "error: the trace cannot be read"),
-        ("link", 2, "error: not a directory"),
+        ("loop", 2, "error: no such directory"),
+        ("dangling", 2, "error: no such directory"),
+        ("file", 2, "error: "),
     ):
         for pair in ((run, tmp_path / other), (tmp_path / other, run)):
             found, lines, errors = diff(capsys, *pair)
@@ -446,6 +450,26 @@ def test_what_is_no_pair_of_runs_is_a_plain_error(tmp_path: Path, capsys: pytest
             assert errors.startswith(says)
             assert str(tmp_path / other) in errors
             assert "Traceback" not in errors
+
+
+def test_a_link_to_a_run_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link named latest was refused."""
+    run = RunBuilder(tmp_path / "run").build()
+    (tmp_path / "latest").symlink_to(run)
+    (tmp_path / "again").symlink_to("latest")
+    for other in ("latest", "again"):
+        status, lines, errors = diff(capsys, run, tmp_path / other)
+        assert (status, errors) == (0, "")
+        assert lines[1].startswith(f"B  {tmp_path / other}  completed")
+
+
+def test_a_link_inside_of_a_run_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = RunBuilder(tmp_path / "run").build(), RunBuilder(tmp_path / "other").build()
+    (other / "trace.jsonl").unlink()
+    (other / "trace.jsonl").symlink_to(run / "trace.jsonl")
+    status, _, errors = diff(capsys, run, other)
+    assert status == 3
+    assert errors.startswith("error: no run directory")
 
 
 def test_the_same_directory_twice_is_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,3 +251,39 @@ def test_a_damaged_environment_leaves_the_rest_to_be_compared(tmp_path: Path) ->
     a, b = write_pair(tmp_path, plain, plain, argv=["--lr", "2"])
     (a / "environment.json").write_bytes(b"{}\n")
     assert ("program", "argument --lr", None, "2") in rows(a, b)
+
+
+def went_on(threads: int | None) -> Act:
+    def act(run: Script) -> None:
+        for number in range(1, 6):
+            if number == 4 and threads is not None:
+                run.cut(3, numerics={"threads": threads})
+            run.go()
+
+    return act
+
+
+def test_what_a_run_went_on_with_after_a_cut(tmp_path: Path) -> None:
+    """Another numerics class after a cut was seen by nobody."""
+    a, b = write_pair(tmp_path / "B", went_on(None), went_on(2))
+    assert rows(a, b) == [("numerics", "threads (B from step 4 on)", 1, 2)]
+    assert rows(b, a) == [("numerics", "threads (A from step 4 on)", 2, 1)]
+    assert rows(*write_pair(tmp_path / "equal", went_on(None), went_on(1))) == []
+
+
+def test_a_damaged_environment_after_a_cut_is_noted_and_gives_no_row(tmp_path: Path) -> None:
+    a, b = write_pair(tmp_path, went_on(None), went_on(2))
+    (b / "environment-2.json").write_bytes(b"{}\n")
+    assert rows(a, b) == []
+    one, two = sides(a, b)
+    assert list(two.events())
+    beside(one, two, AnchorPairs(one, two))
+    assert list(two.damage) == ["environment-2.json"]
+
+
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_a_missing_environment_is_no_difference(tmp_path: Path, missing: str) -> None:
+    """All that the other run's environment says was told as a difference, and held to be a cause."""
+    a, b = write_pair(tmp_path, plain, plain)
+    ((a if missing == "a" else b) / "environment.json").unlink()
+    assert rows(a, b) == []

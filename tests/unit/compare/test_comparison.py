@@ -215,6 +215,43 @@ def test_notes_tell_what_is_no_difference_of_the_trainings(tmp_path: Path) -> No
     )
 
 
+def test_what_only_one_run_recorded_is_noted(tmp_path: Path) -> None:
+    def go(known: bool) -> Act:
+        def steps(run: Script) -> None:
+            for number in range(1, 4):
+                late = known or number < 3
+                run.go({"params": number}, ids=[number] if late else None, batch="x" if late else None, loss=1.0)
+
+        return steps
+
+    a, b = write_pair(tmp_path, go(True), go(False))
+    for pair in ((a, b), (b, a)):
+        found, document = compared(*pair)
+        assert (found.verdict, found.causes) == ("equal", ())
+        assert document["notes"] == [
+            f"{name} is recorded in one run only in some steps, and not compared there" for name in ("batch", "ids")
+        ]
+
+
+def test_a_run_that_failed_and_what_computes_nothing_are_noted(tmp_path: Path) -> None:
+    a, b = write_pair(tmp_path / "failed", act(), act(0.5), status="failed")
+    assert "B failed: ValueError: no" in compared(a, b)[0].notes
+    nothing = "nothing that is computed parts: parameters, optimizer and outcomes agree in every step of both"
+    assert nothing not in compared(a, b)[0].notes
+
+    def drawn(extra: float) -> Act:
+        def steps(run: Script) -> None:
+            for number in range(1, 4):
+                run.go({"params": number, "stream.torch": number + (extra if number > 1 else 0.0)})
+
+        return steps
+
+    found, _ = compared(*write_pair(tmp_path / "drawn", drawn(0), drawn(0.5)))
+    assert (found.verdict, nothing in found.notes) == ("different", True)
+    found, _ = compared(*write_pair(tmp_path / "short", act(), act(steps=5, anchors=(0,))))
+    assert nothing not in found.notes
+
+
 def test_values_that_differ_are_listed_up_to_a_limit(tmp_path: Path) -> None:
     def go(extra: int) -> Act:
         def steps(run: Script) -> None:
@@ -321,7 +358,7 @@ def test_damage_leaves_the_equality_of_digests_open(tmp_path: Path, name: str) -
         "anchors/step-000000/values.json",
     ],
 )
-def test_damage_is_the_first_cause_whoever_meets_it(tmp_path: Path, name: str) -> None:
+def test_damage_is_noted_whoever_meets_it(tmp_path: Path, name: str) -> None:
     """Files that only the other detectors read were damaged unseen."""
     texts = {**PROGRAM, "train.py": b"other"}
 
@@ -341,9 +378,23 @@ def test_damage_is_the_first_cause_whoever_meets_it(tmp_path: Path, name: str) -
     (damaged / name).write_bytes(b"{}\n")
     found, _ = compared(a, b)
     assert found.verdict == "different"
-    assert found.causes[0].class_ == "corruption"
+    assert all(cause.class_ != "corruption" for cause in found.causes), "no digest differs by it"
     label = "A" if damaged is a else "B"
-    assert any(f"{label}: {name}: " in line for line in found.causes[0].evidence)
+    assert any(note.startswith(f"damage in {label}: {name}: ") for note in found.notes)
+
+
+def test_the_damage_of_both_is_noted(tmp_path: Path) -> None:
+    """Where A's environment was damaged nobody read B's, so that the order of the runs decided what was told."""
+    a, b = write_pair(tmp_path, act(), act(0.5))
+    for run in (a, b):
+        (run / "environment.json").write_bytes(b"{}\n")
+    for pair in ((a, b), (b, a)):
+        found, _ = compared(*pair)
+        assert [note.split(": ")[:2] for note in found.notes if note.startswith("damage")] == [
+            ["damage in A", "environment.json"],
+            ["damage in B", "environment.json"],
+        ]
+        assert not any(row.group == "numerics" for row in found.rows)
 
 
 def drawing() -> Act:

@@ -1,5 +1,6 @@
 """Which samples came where, and which of them hold something else."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,21 @@ def test_passes_that_only_one_run_has_are_passed_over(tmp_path: Path) -> None:
     assert orders(tmp_path, passes([1, 2]), passes([1, 2], [3, 4])).first_difference() is None
 
 
+def test_passes_of_different_loaders_are_not_compared(tmp_path: Path) -> None:
+    """The validation's samples were told to be another order of the training's."""
+
+    def act(loader: int, ids: list[int]) -> Act:
+        def go(run: Script) -> None:
+            run.begin(1, loader=loader, length=2, batch_size=2)
+            run.go(ids=ids, main=1, position=1)
+            run.finish(1, ids, batches=1, loader=loader, length=2, batch_size=2)
+
+        return go
+
+    assert orders(tmp_path / "other", act(1, [1, 2]), act(2, [2, 1])).first_difference() is None
+    assert orders(tmp_path / "same", act(2, [1, 2]), act(2, [2, 1])).first_difference() is not None
+
+
 # Content.
 
 
@@ -120,11 +136,41 @@ def content(folder: Path, changed: Iterable[int], *given: list[int], **more: Any
 
 
 def test_one_sample_explains_every_batch_that_differs(tmp_path: Path) -> None:
-    assert content(tmp_path, [4]) == SampleContent(3, 6, (4,))
+    # Of 6 samples a third lies in the differing batch of each of 3 passes.
+    assert content(tmp_path, [4]) == SampleContent(3, 6, (4,), pytest.approx(6 / 27))
 
 
 def test_two_samples_that_no_equal_batch_holds(tmp_path: Path) -> None:
-    assert content(tmp_path, [4, 1]) == SampleContent(6, 3, (1, 4))
+    assert content(tmp_path, [4, 1]) == SampleContent(6, 3, (1, 4), pytest.approx(6 * 8 / 27))
+
+
+def test_the_sample_that_all_differing_batches_hold_is_told_without_those_that_only_some_hold(tmp_path: Path) -> None:
+    """Those that lay beside it in its batches, and by chance in no equal one, were named as well."""
+    epochs = ([0, 1, 2, 3], [1, 0, 3, 2])
+    assert content(tmp_path / "two", [1], *epochs) == SampleContent(2, 2, (0, 1), pytest.approx(1.0))
+    assert content(tmp_path / "one", [1], *epochs, [2, 0, 1, 3]) == SampleContent(3, 3, (1,), pytest.approx(0.5))
+
+
+def test_samples_are_counted_by_the_passes_in_which_batches_differ(tmp_path: Path) -> None:
+    """A pass in which nothing differs is no part of the chance."""
+
+    def act(word: str) -> Act:
+        def go(run: Script) -> None:
+            for number, batches in enumerate(([[0, 1], [2, 3]], [[3, 2], [4, 5]]), 1):
+                run.begin(number, length=4, batch_size=2)
+                for at, batch in enumerate(batches, 1):
+                    run.go(ids=batch, batch=f"{batch}{word if 0 in batch else ''}", main=number, position=at)
+                run.finish(number, [each for batch in batches for each in batch], batches=2, batch_size=2, length=4)
+
+        return go
+
+    assert orders(tmp_path, act(""), act("!")).content() == SampleContent(1, 3, (0, 1), pytest.approx(2.0))
+
+
+def test_more_than_ten_samples_are_all_told(tmp_path: Path) -> None:
+    """They were cut at ten, so that a rule that counts them saw ten."""
+    found = content(tmp_path, range(12), list(range(24)), size=12)
+    assert found == SampleContent(1, 1, tuple(range(12)), pytest.approx(12.0))
 
 
 def test_samples_that_equal_batches_hold_too_explain_nothing(tmp_path: Path) -> None:
@@ -141,23 +187,25 @@ def test_samples_that_equal_batches_hold_too_explain_nothing(tmp_path: Path) -> 
 
         return act
 
-    assert orders(tmp_path, stronger(False), stronger(True)).content() == SampleContent(3, 6, ())
+    assert orders(tmp_path, stronger(False), stronger(True)).content() == SampleContent(3, 6, (), math.inf)
 
 
 def test_where_no_batch_is_equal_no_sample_is_named(tmp_path: Path) -> None:
-    assert content(tmp_path, range(6)) == SampleContent(9, 0, ())
+    assert content(tmp_path, range(6)) == SampleContent(9, 0, (), pytest.approx(6.0))
 
 
 def test_several_batches_a_step_are_cut_as_they_were_consumed(tmp_path: Path) -> None:
     epochs = ([0, 1, 2, 3, 4, 5, 6, 7], [3, 1, 5, 0, 2, 4, 7, 6], [6, 0, 4, 1, 2, 5, 3, 7])
-    assert content(tmp_path, [7], *epochs, accumulate=2) == SampleContent(3, 3, (7,))
+    assert content(tmp_path, [7], *epochs, accumulate=2) == SampleContent(3, 3, (7,), pytest.approx(1.0))
 
 
 def test_a_short_last_batch_and_one_dropped(tmp_path: Path) -> None:
     epochs = ([0, 1, 2, 3, 4], [4, 1, 3, 0, 2], [2, 4, 0, 1, 3])
-    assert content(tmp_path / "short", [2], *epochs) == SampleContent(3, 6, (2,))
+    assert content(tmp_path / "short", [2], *epochs) == SampleContent(3, 6, (2,), pytest.approx(5 * (2 * 1 * 2) / 125))
     dropped = ([0, 1, 2, 3], [4, 1, 3, 0], [2, 4, 0, 1])
-    assert content(tmp_path / "dropped", [2], *dropped, drop_last=True) == SampleContent(2, 4, (2,))
+    assert content(tmp_path / "dropped", [2], *dropped, drop_last=True) == SampleContent(
+        2, 4, (2,), pytest.approx(4 * (2 * 2) / 16)
+    )
 
 
 def test_where_the_batch_size_is_unknown_no_sample_is_named_or_ruled_out(tmp_path: Path) -> None:
@@ -207,7 +255,7 @@ def test_a_pass_that_others_interrupt_is_cut_where_it_went_on(tmp_path: Path) ->
         return go
 
     found = orders(tmp_path, act(False), act(True)).content()
-    assert found == SampleContent(1, 3, (0, 1))
+    assert found == SampleContent(1, 3, (0, 1), pytest.approx(2.0))
 
 
 def test_ids_are_read_once(tmp_path: Path) -> None:

@@ -214,3 +214,31 @@ def test_files_whose_hash_is_right_and_content_is_not_are_noted(tmp_path: Path) 
     assert side.order_of(side.passes()[0]) is None
     assert (side.environment, side.probes, side.manifest) == ({}, {}, None)
     assert sorted(side.damage) == ["environment.json", "manifest.json", "order/pass-000001.npy", "probe/probes.json"]
+
+
+def test_the_environments_in_which_a_run_went_on(tmp_path: Path) -> None:
+    side = Side(Again(tmp_path / "run").build())
+    ((step, environment),) = side.environments_after_cuts()
+    assert environment["numerics"]["torch"] == "2.13.1"
+    assert step == side.history.cuts[0].event["step"]
+    (tmp_path / "run" / "environment-2.json").write_bytes(b"{}\n")
+    damaged = Side(tmp_path / "run")
+    assert damaged.environments_after_cuts() == []
+    assert list(damaged.damage) == ["environment-2.json"]
+    assert Side(RunBuilder(tmp_path / "plain").build()).environments_after_cuts() == []
+
+
+def test_a_link_to_a_run_directory_is_followed(tmp_path: Path) -> None:
+    run = RunBuilder(tmp_path / "run").build()
+    (tmp_path / "latest").symlink_to(run)
+    side = Side(tmp_path / "latest")
+    assert side.path == tmp_path / "latest"
+    assert read(side) == read(Side(run))
+
+
+def test_links_that_lead_nowhere_are_a_plain_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    for name in ("loop", "gone"):
+        with pytest.raises(MemauditError):
+            Side(tmp_path / name)

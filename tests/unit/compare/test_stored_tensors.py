@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as npst
 
 from auditor.artifact.digest import CHUNK_BYTES
 from auditor.artifact.safetensors_file import STORABLE, StoredTensor
-from auditor.compare.tensors import difference, natural, source_difference, value_differences
+from auditor.compare.tensors import alignment, difference, natural, source_difference, value_differences
 from tests.support.build_pair import stored
 
 FLOATS = {"float16": ("<h", np.float16), "float32": ("<i", np.float32), "float64": ("<q", np.float64)}
@@ -401,3 +401,45 @@ def test_what_differs_is_told_in_one_order_whatever_the_hash_seed_is() -> None:
         for seed in ("1", "2", "3")
     }
     assert len(answers) == 1
+
+
+# How what one lacks lies to what was before.
+
+
+def lacking(earlier: Any, a: Any, b: Any) -> float | None:
+    return alignment(*({"x": stored(np.array(each, np.float32))} for each in (earlier, a, b)))
+
+
+def test_what_one_lacks_points_along_what_was_before() -> None:
+    assert lacking([1, 2], [3, 5], [2, 3]) == pytest.approx(1.0), "B lacks all of it"
+    assert lacking([1, 2], [2, 3], [3, 5]) == pytest.approx(-1.0), "A does"
+    assert lacking([1, 2], [5, 5], [3, 6]) == pytest.approx(0.0)
+    assert lacking([3, 4], [1, 0], [0, 0]) == pytest.approx(0.6)
+
+
+def test_a_direction_that_is_not_defined_is_none() -> None:
+    assert lacking([1, 2], [3, 5], [3, 5]) is None
+    assert lacking([0, 0], [3, 5], [2, 5]) is None
+    assert lacking([1, 2], [np.nan, 5], [2, 5]) is None
+    assert lacking([], [], []) is None
+    assert alignment({}, {}, {}) is None
+
+
+def test_the_direction_is_that_of_the_floating_point_tensors_that_all_three_hold_alike() -> None:
+    def tensors(value: float, count: int, more: int) -> dict[str, StoredTensor]:
+        return {
+            "x": stored(np.array([value], np.float64)),
+            "step": stored(np.array([count], np.int64)),
+            "other": stored(np.zeros(more, np.float32) + value),
+        }
+
+    assert alignment(tensors(1, 5, 1), tensors(3, 9, 2), tensors(2, -90, 3)) == pytest.approx(1.0)
+
+
+def test_the_direction_of_a_large_tensor_is_summed_block_by_block() -> None:
+    random = np.random.default_rng(0)
+    earlier, a, b = (random.normal(size=CHUNK_BYTES + 3).astype(np.float32) for _ in range(3))
+    wide = [each.astype(np.float64) for each in (earlier, a, b)]
+    gap = wide[1] - wide[2]
+    expected = gap @ wide[0] / np.sqrt((gap @ gap) * (wide[0] @ wide[0]))
+    assert alignment(*({"x": stored(each)} for each in (earlier, a, b))) == pytest.approx(expected, abs=1e-9)

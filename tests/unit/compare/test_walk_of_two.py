@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.compare.causal_order import BATCH, END, LOSS, IDS
+from auditor.compare.causal_order import BATCH, END, IDS, LOSS
 from auditor.compare.walk import REMEMBERED, Parting, Walk
 from tests.support.build_pair import Act, Script, walked, word, write_pair
 
@@ -48,6 +48,7 @@ def mirrored(parting: Parting) -> Parting:
 def assert_mirrored(one: Walk, two: Walk) -> None:
     assert one.partings == {name: mirrored(each) for name, each in two.partings.items()}
     assert (one.equal, one.compared, one.idle) == (two.equal, two.compared, two.idle)
+    assert one.one_sided == two.one_sided
     assert (one.same_ids, one.same_batch) == (two.same_ids, two.same_batch)
     assert repr(list(one.losses)) == repr([(step, b, a) for step, a, b in two.losses])
     assert one.cuts == two.cuts[::-1]
@@ -76,10 +77,8 @@ def test_runs_of_no_step_do_not_part(tmp_path: Path) -> None:
         ({"params": 0.5, "optimizer.momentum_buffer": 0.5}, ["optimizer.momentum_buffer", "params"]),
         ({"stream.torch": 0.5, "params": 0.5}, ["stream.torch", "params"]),
         ({"ids": [99]}, [IDS]),
-        ({"ids": None}, [IDS]),
         ({"batch": "other"}, [BATCH]),
         ({"loss": "NaN"}, [LOSS]),
-        ({"loss": None}, [LOSS]),
         ({"loss": 9.0, "batch": "x", "ids": [5, 5], "stream.torch": 9}, ["stream.torch", IDS, BATCH, LOSS]),
     ],
     ids=str,
@@ -91,6 +90,32 @@ def test_what_differs_when_a_step_closes_parts_there(tmp_path: Path, changes: di
     assert (one.equal, one.compared) == (3, 6)
     assert [each[0] for each in one.losses] == [4, 5, 6]
     assert all((each.differs, each.last) == (3, 6) for each in one.sorted())
+    assert_mirrored(one, two)
+
+
+@pytest.mark.parametrize("name", [IDS, BATCH, LOSS])
+def test_what_only_one_run_recorded_does_not_part(tmp_path: Path, name: str) -> None:
+    """Batches that only one run named, and a loss that only one gave, were the first difference."""
+    one, two = both(tmp_path, plain(), plain(at=4, **{name: None}))
+    assert (one.partings, one.one_sided, one.equal, one.compared) == ({}, {name}, 6, 6)
+    known = {IDS: one.same_ids, BATCH: one.same_batch}
+    for each, flags in known.items():
+        assert bytes(flags) == (b"\1\1\1\2\2\2" if each == name else b"\1" * 6)
+    assert_mirrored(one, two)
+
+
+def test_what_only_one_run_recorded_for_a_time_parts_where_both_did(tmp_path: Path) -> None:
+    def act(*words: str | None) -> Act:
+        def go(run: Script) -> None:
+            for each in words:
+                run.go(ids=None if each is None else [ord(each)], batch=each, loss=None if each is None else ord(each))
+
+        return go
+
+    one, two = both(tmp_path, act("a", None, "c", "d"), act("a", "b", "c", "e"))
+    assert [(each.name, each.step) for each in one.sorted()] == [(IDS, 4), (BATCH, 4), (LOSS, 4)]
+    assert one.one_sided == {IDS, BATCH, LOSS}
+    assert bytes(one.same_ids) == bytes(one.same_batch) == b"\1\2\1\0"
     assert_mirrored(one, two)
 
 
@@ -115,7 +140,10 @@ def test_unknown_ids_and_content_are_told_from_equal_ones(tmp_path: Path) -> Non
     one, _ = both(tmp_path / "neither", act(None, None), act(None, None))
     assert (bytes(one.same_ids), bytes(one.same_batch), one.partings) == (b"\2", b"\2", {})
     two, _ = both(tmp_path / "one", act([1], "x"), act(None, None))
-    assert (bytes(two.same_ids), bytes(two.same_batch)) == (b"\0", b"\0")
+    assert (bytes(two.same_ids), bytes(two.same_batch), two.partings) == (b"\2", b"\2", {})
+    assert (one.one_sided, two.one_sided) == (set(), {IDS, BATCH})
+    three, _ = both(tmp_path / "other", act([1], "x"), act([2], "y"))
+    assert (bytes(three.same_ids), bytes(three.same_batch)) == (b"\0", b"\0")
 
 
 def test_what_differs_in_the_anchors_before_the_first_step_parts_at_the_start(tmp_path: Path) -> None:
@@ -461,7 +489,8 @@ def test_losses_are_kept_from_the_parting_on(tmp_path: Path) -> None:
         (4, "nan", "-inf"),
         (5, "3.0", "3.0"),
     ]
-    assert one.partings["loss"].differs == 3
+    assert one.partings["loss"].differs == 2, "in step 4 only one run gave a loss"
+    assert one.one_sided == {LOSS}
     assert math.isnan(list(two.losses)[2][2])
     assert_mirrored(one, two)
 

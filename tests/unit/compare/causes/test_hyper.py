@@ -108,21 +108,60 @@ def test_another_half_life_is_certain(tmp_path: Path) -> None:
     assert (confidence, evidence, source) == ("certain", "ema half-life: 6.5 in A, 3.1 in B", "ema")
 
 
+def with_hyper(*names: str, extra: float = 0.0) -> Act:
+    """A run that watches these hyper-parameters."""
+
+    def act(run: Script) -> None:
+        run.name_sources({"params": "params"} | dict.fromkeys(names, "hyper"))
+        for name in names:
+            run.put(name, [1])
+        run.census()
+        for number in range(1, 4):
+            run.go({"params": number + extra})
+
+    return act
+
+
 def test_a_hyper_parameter_that_only_one_run_has_is_certain(tmp_path: Path) -> None:
-    def act(more: bool, extra: float) -> Act:
+    a, b = with_hyper("hyper.lr"), with_hyper("hyper.lr", "hyper.clip", extra=0.5)
+    ((_, confidence, evidence, *_),) = told(hyper, tmp_path, a, b, both={"sources": {"params": "params"}})
+    assert (confidence, evidence) == ("certain", "hyper.clip: only in B")
+
+
+def test_hyper_parameters_that_one_run_does_not_watch_are_no_difference(tmp_path: Path) -> None:
+    """An optimizer that only one run watches was a certain cause."""
+    for name, a, b in (
+        ("B", with_hyper(), with_hyper("hyper.lr", extra=0.5)),
+        ("A", with_hyper("hyper.lr"), with_hyper(extra=0.5)),
+    ):
+        assert told(hyper, tmp_path / name, a, b, both={"sources": {"params": "params"}}) == []
+
+
+def test_an_argument_with_a_number_does_not_act_before_the_first_step(tmp_path: Path) -> None:
+    found = told(hyper, tmp_path, steps(), steps(first={"params": 5}), argv=["--clip", "1"])
+    assert found == []
+
+
+def test_a_loss_scale_that_parts_tells_of_the_update_that_was_skipped(tmp_path: Path) -> None:
+    """A scale that was halved in one run was told as a schedule that lags."""
+    kinds = {"params": "params", "optimizer.momentum_buffer": "optimizer", "scaler": "scaler"}
+
+    def act(skipped: bool) -> Act:
         def go(run: Script) -> None:
-            run.name_sources({"params": "params"} | ({"hyper.clip": "hyper"} if more else {}))
-            run.put("hyper.clip", [1])
-            run.census()
-            for number in range(1, 4):
-                run.go({"params": number + extra})
+            scale = 65536.0
+            for number in range(1, 7):
+                late = skipped and number >= 3
+                scale = scale / 2 if late and number == 3 else scale
+                held = number - 1 if late else number
+                run.go({"scaler": [scale], "optimizer.momentum_buffer": held, "params": held}, ids=[number])
 
         return go
 
-    ((_, confidence, evidence, *_),) = told(
-        hyper, tmp_path, act(False, 0), act(True, 0.5), both={"sources": {"params": "params"}}
-    )
-    assert (confidence, evidence) == ("certain", "hyper.clip: only in B")
+    for name, a, b, label in (("B", act(False), act(True), "B"), ("A", act(True), act(False), "A")):
+        ((_, confidence, evidence, source, step),) = told(hyper, tmp_path / name, a, b, both={"sources": kinds})
+        assert (confidence, source, step) == ("certain", "scaler", 3)
+        assert evidence.endswith(f"; {label} skipped the update: its gradients were not finite")
+        assert "step after step" not in evidence
 
 
 def test_an_average_that_parts_alone_has_another_decay(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ def test_equal_inputs_program_and_class_with_other_outputs(tmp_path: Path) -> No
     assert evidence == (
         "up to step 3 all that goes into params agrees: streams, sample ids, batches, hyper-parameters, "
         "the state before; "
-        "both ran in the same numerics class; both ran the same program with the same arguments; "
+        "both began in the same numerics class; both ran the same program with the same arguments; "
+        "not recorded are environment variables, files that are read, and the clock; "
         "loss differs by 3e-09 of its size after step 3: the size of rounding"
     )
 
@@ -45,6 +46,23 @@ def test_what_speaks_against_it(tmp_path: Path) -> None:
         ("end", steps(4), {}),
     ):
         assert told(nondeterminism, tmp_path / name, steps(), act, **options) == []
+
+
+def test_another_numerics_class_after_a_cut_speaks_against_it(tmp_path: Path) -> None:
+    """A run that went on with more threads was told to be in the same numerics class."""
+
+    def act(extra: float, threads: int | None) -> Any:
+        def go(run: Script) -> None:
+            for number in range(1, 7):
+                if number == 4:
+                    run.cut(3, numerics=None if threads is None else {"threads": threads})
+                run.go({"params": number + (extra if number > 3 else 0.0)}, ids=[number])
+
+        return go
+
+    for name, pair in (("B", (act(0.0, None), act(1e-6, 2))), ("A", (act(1e-6, 2), act(0.0, None)))):
+        assert told(nondeterminism, tmp_path / name, *pair) == []
+    assert len(told(nondeterminism, tmp_path / "same", act(0.0, None), act(1e-6, None))) == 1
 
 
 def test_what_stands_still_in_one_run_was_not_computed_otherwise(tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ from auditor.compare.causes import state
 from tests.support.build_pair import Act, Script, steps, told
 
 
-def cut_after(number: int, *, path: bool, extra: float = 0.0, label: str = "params") -> Act:
+def cut_after(
+    number: int,
+    *,
+    path: bool = False,
+    extra: float = 0.0,
+    label: str = "params",
+    threads: int | None = None,
+    restored: float | None = None,
+) -> Act:
+    """Eight steps with a cut after step ``number``, after which ``label`` holds ``extra`` more; ``restored`` is what an
+    anchor shows right after the cut."""
+
     def act(run: Script) -> None:
         run.anchor_now("start")
         anchor = None
@@ -17,7 +28,10 @@ def cut_after(number: int, *, path: bool, extra: float = 0.0, label: str = "para
             if step == number + 1:
                 anchor = run.anchor_now() if path else None
                 run.go({"params": 99})
-                run.cut(number, path=anchor, abandoned=1)
+                run.cut(number, path=anchor, abandoned=1, numerics=None if threads is None else {"threads": threads})
+                if restored is not None:
+                    run.put(label, restored)
+                    run.anchor_now()
             values: dict[str, Any] = {"params": step, "optimizer.momentum_buffer": step, "stream.torch": step}
             values[label] += extra if step > number else 0.0
             run.go(values, ids=[step], batch=f"b{step}", loss=1.0 / step)
@@ -33,10 +47,30 @@ def test_a_cut_right_before_the_parting(tmp_path: Path) -> None:
     ((class_, confidence, evidence, source, step),) = told(
         state, tmp_path / "own", steps(), cut_after(3, path=False, extra=1)
     )
-    assert (class_, confidence, source, step) == ("state", "certain", "params", 4)
+    assert (class_, confidence, source, step) == ("state", "likely", "params", 4)
     assert evidence.startswith("B was cut and went on from the program's own checkpoint right before step 4; ")
     ((_, _, evidence, *_),) = told(state, tmp_path / "anchor", cut_after(3, path=True, extra=1), steps())
     assert evidence.startswith("A was cut and went on from anchors/step-000003 right before step 4; ")
+
+
+def test_a_cut_is_certain_only_if_something_shows_what_did_not_come_back(tmp_path: Path) -> None:
+    """Whatever parted after a cut was lost state for certain, rounding of other threads as well."""
+    momentum = "optimizer.momentum_buffer"
+    lost = cut_after(3, extra=-4, label=momentum)
+    ((_, confidence, _, source, step),) = told(state, tmp_path / "returned", steps(), lost)
+    assert (confidence, source, step) == ("certain", momentum, 4), "it is what it was before the first step"
+    for name, value, expected in (("shown", 3.5, "certain"), ("equal", 3, "likely")):
+        b = cut_after(3, extra=0.5, restored=value)
+        ((_, confidence, *_),) = told(state, tmp_path / name, steps(anchors=(0, 3)), b)
+        assert confidence == expected, name
+
+
+def test_a_cut_after_which_another_numerics_class_was_there_is_possible(tmp_path: Path) -> None:
+    ((_, confidence, evidence, *_),) = told(state, tmp_path, steps(), cut_after(3, extra=1, threads=2))
+    assert confidence == "possible"
+    assert evidence.startswith("B was cut and went on from the program's own checkpoint right before step 4; ")
+    ((_, confidence, *_),) = told(state, tmp_path / "same", steps(), cut_after(3, extra=1, threads=1))
+    assert confidence == "likely"
 
 
 def test_a_cut_elsewhere_is_no_cause(tmp_path: Path) -> None:
@@ -163,12 +197,58 @@ def test_a_queue_that_parts_alone_is_likely_and_its_pointers_are_told(tmp_path: 
     )
 
 
-def test_an_optimizer_that_parts_by_more_than_rounding_is_likely(tmp_path: Path) -> None:
+def test_counts_of_updates_that_differ_from_the_first_step_on_are_no_lost_state(tmp_path: Path) -> None:
+    """A fused AdamW, which counts otherwise, was told to have lost state for certain."""
+    kinds = {"params": "params", "optimizer.exp_avg": "optimizer", "optimizer.step": "optimizer"}
+
+    def act(extra: int) -> Act:
+        def go(run: Script) -> None:
+            for step in range(1, 5):
+                count = np.array(step + extra, np.int64)
+                run.go({"params": step + extra, "optimizer.exp_avg": step + extra, "optimizer.step": count})
+                run.anchor_now()
+
+        return go
+
+    assert told(state, tmp_path, act(0), act(1), both={"sources": kinds}) == []
+
+
+def buffer_lost_after(number: int, *, lost: bool, sign: float = 1.0) -> Act:
+    """A momentum buffer of eight elements, kept in anchors; after step ``number`` one run goes on without it."""
+
+    def act(run: Script) -> None:
+        run.anchor_now("start")
+        earlier = np.zeros(8)
+        for step in range(1, 6):
+            late = lost and step > number
+            held = earlier * 0.9 ** (step - number) if step > number else np.arange(1.0, 9.0) * step
+            earlier = held if step == number else earlier
+            gradient = np.ones(8) * step
+            value = gradient + (np.zeros(8) if late else sign * held) if step > number else held
+            run.go({"optimizer.momentum_buffer": value, "params": step + late}, ids=[step], loss=1.0 + 4.0 * late)
+            run.anchor_now()
+
+    return act
+
+
+def test_a_buffer_that_lacks_what_both_had_before_is_likely_to_have_been_lost(tmp_path: Path) -> None:
+    kept, lost = (buffer_lost_after(3, lost=each) for each in (False, True))
+    for name, pair, label in (("B", (kept, lost), "B"), ("A", (lost, kept), "A")):
+        ((_, confidence, evidence, source, step),) = told(state, tmp_path / name, *pair)
+        assert (confidence, source, step) == ("likely", "optimizer.momentum_buffer", 4)
+        assert evidence.endswith(
+            f"; what {label} lacks of optimizer.momentum_buffer after step 4 points along what both had after step 3 "
+            "(cosine 1.00)"
+        )
+
+
+def test_an_optimizer_that_parts_by_more_than_rounding_is_possible(tmp_path: Path) -> None:
+    """Anything that makes an update another one after some equal steps was likely a loss of state."""
     more = {"params": 1, "optimizer__momentum_buffer": 1}
     ((_, confidence, evidence, *_),) = told(
         state, tmp_path / "large", steps(), steps(at=3, given={"loss": 5.0}, **more)
     )
-    assert confidence == "likely"
+    assert confidence == "possible"
     assert evidence.startswith("optimizer.momentum_buffer parts at step 3, after 2 equal steps; loss differs by ")
     small = steps(at=3, given={"loss": 1 / 3 + 1e-9}, **more)
     assert told(state, tmp_path / "small", steps(), small) == []
