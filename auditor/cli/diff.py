@@ -78,7 +78,7 @@ def _refined(comparison: Comparison, out: Path | None, *, trusted: bool) -> Comp
     if first is None or first.parting.step == 0 or first.parting.kind == "end":
         click.echo("nothing to refine: no step that both took parts from equal state", err=True)
         return comparison
-    a, b = (RunView.open(side.path) for side in (comparison.walk.a, comparison.walk.b))
+    a, b = (RunView.open(side.inventory.root) for side in (comparison.walk.a, comparison.walk.b))
     for run in (a, b):
         check_run(run)
     with tempfile.TemporaryDirectory(prefix="memaudit-refine-") as folder:

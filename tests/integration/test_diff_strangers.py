@@ -144,9 +144,6 @@ NAMED_VALIDATION = ("validate(model, held_out)", "validate(model, run.batches(he
 VALIDATION = (
     "the validation's sample ids count as the next step's in the run that names them, and as no step's in the other"
 )
-OPTIMIZER = (
-    "a watched model has hyper-parameters too (dropout), so both runs have some, and the optimizer's are in one only"
-)
 
 
 def defect(reason: str) -> pytest.MarkDecorator:
@@ -181,7 +178,6 @@ def test_hashed_sample_ids_do_not_say_that_no_sample_explains_the_difference(rec
     assert "no single sample explains it" not in evidence(found)
 
 
-@defect(OPTIMIZER)
 def test_an_optimizer_that_only_one_run_watches_is_no_certain_cause(record: Record) -> None:
     found = diff(record(), record((", optimizer=optimizer)", ")"), SMOOTHED))
     assert "hyper" not in sure(found)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from auditor.compare.beside import CENSUS, PROGRAM
 from auditor.compare.causes.numerics import is_kernel_choice
+from auditor.compare.side import Side
 from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation, pair_of, told_pair
 from auditor.compare.walk import Parting
 from auditor.findings.formats.text import count
@@ -26,7 +27,8 @@ def find(situation: Situation) -> Iterator[Cause]:
         return
     follower = next((each for each in situation.partings if each.kind in _FOLLOWERS), None)
     rows = [row for row in situation.of_group(CENSUS) if row.name.endswith(" half-life")]
-    if all(any(kind == "hyper" for kind in side.kinds.values()) for side in (situation.walk.a, situation.walk.b)):
+    # An optimizer that only one run watched brings its hyper-parameters along; each of torch's has a rate.
+    if all(any(name.startswith("hyper") and name.endswith(".lr") for name in side.kinds) for side in _sides(situation)):
         only = [row for row in situation.of_group(CENSUS) if row.name.startswith("hyper")]
         rows += [row for row in only if not is_kernel_choice(row.name)]
     if rows:
@@ -57,6 +59,10 @@ def find(situation: Situation) -> Iterator[Cause]:
         scale = _scale(situation, parted)
         if scale:
             yield Cause("hyper", LIKELY, tuple(scale), parted.name, parted.step)
+
+
+def _sides(situation: Situation) -> tuple[Side, Side]:
+    return situation.walk.a, situation.walk.b
 
 
 def _told(situation: Situation, parted: Parting) -> Iterator[str]:

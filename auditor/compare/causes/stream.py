@@ -20,9 +20,9 @@ from auditor.findings.formats.text import count
 FARTHEST = 1 << 40
 """Draws that no training makes: states of a PCG always lie on one circle, and so far apart they were seeded."""
 _TOLD = 3
+"""Streams that are told of: what draws differently often draws from all of them."""
 _NOT_RUNNING = digest_text(source_digest({}))
 """What stands for a loader worker that has given no batch."""
-"""Streams that are told of: what draws differently often draws from all of them."""
 
 
 def find(situation: Situation) -> Iterator[Cause]:
