@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.compare.beside import NUMERICS, PROGRAM
+from auditor.compare.beside import NUMERICS
 from auditor.compare.causal_order import STATE
 from auditor.compare.causes.numerics import is_kernel_choice
 from auditor.compare.situation import CERTAIN, LIKELY, POSSIBLE, Cause, Situation, told_pair
@@ -23,7 +23,7 @@ def find(situation: Situation) -> Iterator[Cause]:
     if cut:
         first = situation.partings[0]
         # What was restored stands in the anchors right after the cut; without them another setting may have done it.
-        changed = any(row.since for row in (*situation.of_group(NUMERICS), *situation.of_group(PROGRAM)))
+        changed = any(row.since == first.step for row in situation.rows)
         shown = situation.between_steps(first) is not None or any(_returned(situation, first))
         confidence = CERTAIN if shown else POSSIBLE if changed else LIKELY
         yield Cause("state", confidence, tuple(cut), first.name, first.step)
