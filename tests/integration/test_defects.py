@@ -268,8 +268,8 @@ def test_a_changed_module_beside_the_program_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--do", "optimizer=rest"), "there are: optimizer=reset"),
-        (("--do", "optimizer=reset,how=foo"), "how is one of clear, zero"),
+        (("--do", "optimizer=rest"), "optimizer=reset, optimizer=scale"),
+        (("--do", "optimizer=reset,how=foo"), "it is one of clear, zero"),
         (("--do", "optimizer.momentum_bufer=reset"), "did you mean optimizer.momentum_buffer?"),
         (("--do", "optimizer=reset", "--do", "optimizer=reset,how=clear"), "two arms are the same"),
         (("--do", "optimizer=reset", "--out", "run/study"), "cannot lie inside its run"),

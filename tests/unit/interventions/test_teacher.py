@@ -259,6 +259,8 @@ def test_a_teacher_in_half_precision_takes_the_student_rounded() -> None:
     assert torch.equal(teacher.weight, model.weight.bfloat16())
 
 
+# Objects of other tests may hold their global hooks until they are collected, and torch warns of any.
+@pytest.mark.filterwarnings("ignore:Using .torch.compile.module")
 @pytest.mark.parametrize("action", ["freeze", "decay"])
 def test_a_compiled_teacher_is_put_right_where_the_program_calls_it_and_nothing_is_added_to_its_graph(
     action: str,
