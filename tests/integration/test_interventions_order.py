@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -465,7 +466,8 @@ def test_a_refusal_names_the_steps_that_lie_in_one_pass(shuffled: Recorded) -> N
 def test_the_command_replays_a_swap_with_workers_and_the_gate_passes(tmp_path: Path) -> None:
     program = ROOT / "tests" / "support" / "ordered.py"
     paths = {"PYTHONPATH": str(ROOT)}
-    answer = memaudit("record", "--", "python", program, "--workers", 2, "--keyed", "--noisy", cwd=tmp_path, **paths)
+    options = ("--workers", 2, "--keyed", "--noisy")
+    answer = memaudit("record", "--", sys.executable, program, *options, cwd=tmp_path, **paths)
     assert answer.returncode == 0, answer.stderr
     words = ("--at", 2, "--do", "order=swap,first=3-4,second=5-6", "--horizon", 6, "--seeds", 2, "--trust-code")
     answer = memaudit("replay", "run", *words, "--out", "study", "--json", cwd=tmp_path, **paths)
