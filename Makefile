@@ -40,6 +40,7 @@ validate: setup ## The longer studies, whose figures stand in docs/.
 bench: setup ## The benchmarks, whose tables stand in docs/.
 	$(BIN)/python benchmarks/record.py
 	$(BIN)/python benchmarks/diff.py
+	$(BIN)/python benchmarks/replay.py
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,11 +13,12 @@ from torch import nn
 
 from auditor.errors import MemauditError
 from auditor.outcomes.probe import Probe, UserOutcome
-from auditor.recorder.cell import Cell, CellFinished
+from auditor.recorder.cell import CellFinished
 from auditor.recorder.keyed import set_pass
 from auditor.recorder.recording import Recording
 from auditor.recorder.session import Session
 from auditor.recorder.settings import CELL, CELL_RUN, Settings, is_off
+from auditor.recorder.trunk import replayed
 from auditor.state.streams import seed_everything
 
 
@@ -99,7 +100,7 @@ class Run:
             if cell is None:
                 self._session = Recording(self._settings)
             else:
-                self._session = Cell(self._settings, Path(cell), Path(os.environ[CELL_RUN]))
+                self._session = replayed(self._settings, Path(cell), Path(os.environ[CELL_RUN]))
         return self
 
     def __exit__(

@@ -20,7 +20,10 @@ from auditor.errors import MemauditError
 GROUP = "memaudit.interventions"
 AT = "at"
 """The argument that every intervention takes: the step after which it is applied; the fork's if left out."""
+AFTER = "after"
+"""The same, counted from the fork: plans know it, and cells hold the step that it stands for."""
 _WINDOW = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_FROM_FORK = re.compile(r"\+([0-9]{1,20})-\+([0-9]{1,20})")
 REQUIRED = object()
 """The default of an argument that has none."""
 
@@ -38,14 +41,15 @@ class Argument:
     whole: bool = False
     """Whether the number is an integer."""
     steps: bool = False
-    """Whether it is a range of steps, ``401-420``."""
+    """Whether it is a range of steps, ``401-420``, or counted from the fork, ``+1-+20``."""
 
     def problem(self, value: Any) -> str | None:
         """Return what is wrong with a value, or None."""
         if self.words:
             return None if value in self.words else f"it is one of {', '.join(self.words)}"
         if self.steps:
-            return None if window(value) is not None else "it is a range of steps such as 401-420"
+            found = window(value) or window(_from_fork(value, 0))
+            return None if found is not None else "it is a range of steps such as 401-420, or +1-+20 from the fork"
         if self.low is None:
             return None if isinstance(value, str) and value else "it is a text"
         kind = "a whole number" if self.whole else "a number"
@@ -65,6 +69,8 @@ class Declared:
     """Whether it goes on acting after each step, and does not only change the state once."""
     together: Callable[[Mapping[str, Any]], str | None] | None = None
     """Says what is wrong with ``{source, do, …arguments}`` as a whole, or None; asked once each argument is right."""
+    takes_from: str | None = None
+    """Whose buffers it takes, after the same step: those of its own ``control``, or of an ``other unit``'s."""
 
 
 _NUMBER = Argument(None, low=-math.inf)
@@ -108,6 +114,8 @@ TABLE: dict[tuple[str, str], Declared] = {
     ("params", "jitter"): Declared({"how": Argument("ulp", ("ulp", "gaussian")), "sigma": _SIZE}, together=_jitter),
     ("optimizer", "reset"): Declared({"how": Argument("clear", ("clear", "zero"))}),
     ("optimizer", "scale"): Declared({"factor": Argument(low=-math.inf)}),
+    ("optimizer", "swap"): Declared(takes_from="other unit"),
+    ("optimizer", "common"): Declared(takes_from="control"),
     ("hyper", "set"): Declared(
         {
             "value": _NUMBER,
@@ -155,6 +163,12 @@ def kind_of(source: str) -> str:
     return source.partition(".")[0].partition("[")[0]
 
 
+def takes_from(description: Mapping[str, Any]) -> str | None:
+    """Return whose buffers an intervention takes: ``control``, ``other unit``, or None."""
+    declared = TABLE.get((kind_of(description["source"]), description["do"]))
+    return None if declared is None else declared.takes_from
+
+
 @cache
 def external() -> dict[tuple[str, str], metadata.EntryPoint]:
     """Return what other packages add, by kind and action; what is built in cannot be replaced."""
@@ -182,15 +196,19 @@ def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
     source, action = description["source"], description["do"]
     key = kind_of(source), action
     given = {name: value for name, value in description.items() if name not in ("source", "do")}
-    problem = Argument(None, low=0, whole=True).problem(given[AT]) if given.get(AT) is not None else None
-    if problem is not None:
-        raise MemauditError(f"{AT}={given[AT]} of {source}={action}: {problem}", where=where)
+    when = {name: given.pop(name) for name in (AT, AFTER) if given.get(name) is not None}
+    for name, value in when.items():
+        problem = Argument(None, low=0, whole=True).problem(value)
+        if problem is not None:
+            raise MemauditError(f"{name}={value} of {source}={action}: {problem}", where=where)
+    if len(when) == 2:
+        raise MemauditError(f"{source}={action} has both {AT} and {AFTER}", where=where, next_step="keep one of them")
     declared = TABLE.get(key)
     if declared is not None:
         given = {name: _word(value, declared.arguments.get(name)) for name, value in given.items()}
     if declared is None:
         if key in external():
-            return {"source": source, "do": action, **given}
+            return {"source": source, "do": action, **given, **when}
         actions = [f"{kind}={name}" for kind, name in known()]
         raise MemauditError(
             f"there is no intervention {action!r} on {source!r}",
@@ -199,7 +217,7 @@ def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     for name, value in given.items():
         argument = declared.arguments.get(name)
-        problem = None if name == AT else "it takes no such argument" if argument is None else argument.problem(value)
+        problem = "it takes no such argument" if argument is None else argument.problem(value)
         if problem is not None:
             takes = ", ".join(declared.arguments) or "none"
             raise MemauditError(
@@ -217,7 +235,18 @@ def complete(description: Mapping[str, Any], where: str) -> dict[str, Any]:
     problem = None if declared.together is None else declared.together(completed)
     if problem is not None:
         raise MemauditError(f"{source}={action}: {problem}", where=where)
-    return {**completed, **({AT: given[AT]} if given.get(AT) is not None else {})}
+    return {**completed, **when}
+
+
+def at_fork(description: Mapping[str, Any], fork: int) -> dict[str, Any]:
+    """Return an intervention whose steps are counted from the fork (``after=5``, ``+1-+20``) with the run's steps."""
+    found = {name: _from_fork(value, fork) for name, value in description.items() if name != AFTER}
+    return found if description.get(AFTER) is None else {**found, AT: fork + description[AFTER]}
+
+
+def _from_fork(value: Any, fork: int) -> Any:
+    found = _FROM_FORK.fullmatch(value) if isinstance(value, str) else None
+    return value if found is None else f"{fork + int(found[1])}-{fork + int(found[2])}"
 
 
 def _word(value: Any, argument: Argument | None) -> Any:

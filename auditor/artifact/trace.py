@@ -72,6 +72,11 @@ class TraceWriter:
         self.head = hashlib.sha256(line).hexdigest()
         self.lines += 1
 
+    @property
+    def number(self) -> int:
+        """The open file's descriptor."""
+        return self._file.fileno()
+
     def sync(self) -> None:
         """Make all that was written durable."""
         os.fsync(self._file.fileno())

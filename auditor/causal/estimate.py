@@ -2,7 +2,8 @@
 
 For unit s, horizon h and arm a against the control, with everything after the fork shared within s:
 signed ATE = mean over s of φ(a) - φ(control), for a scalar outcome φ; function distance = mean over s of
-D(f_a, f_control) on the probe. The family of adjusted p-values is every signed row of one call, which is one plan.
+D(f_a, f_control) on the probe. The family of adjusted p-values is every signed row of one call, which is one plan, or
+of one fork.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class CellOutcome:
     """Scalar outcomes by name."""
     predictions: NDArray[np.float64] | None = None
     """Class probabilities, shape `[samples, classes]`; None for a probe without classes."""
+    fork: int = 0
+    """The fork's place in the plan."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,12 @@ class Arm:
     """Units whose receipts say that one was not."""
     reason: str = ""
     """Why it was not applied, from the first such receipt."""
+    fork: int = 0
+    """The fork's place in the plan."""
 
 
-Cells = dict[tuple[str, int, int, str], CellOutcome]
+Cells = dict[tuple[int, str, int, int, str], CellOutcome]
+"""By fork, arm, unit, horizon and probe."""
 
 
 @dataclass
@@ -93,27 +99,31 @@ def build_rows(
     arms: Sequence[Arm],
     *,
     control: str = "carry",
-    outcomes: Sequence[str] = ("nll", "accuracy", "tv", "disagreement"),
+    outcomes: Sequence[str] | Mapping[int, Sequence[str]] = ("nll", "accuracy", "tv", "disagreement"),
     horizons: Sequence[int],
     margins: Mapping[str, float] | None = None,
     level: float = 0.95,
     seed: int = 0,
-    at: int | None = None,
+    family: str = "plan",
+    at: Mapping[int, str] | None = None,
     conditional: str = "conditional on this anchor",
 ) -> list[dict[str, object]]:
-    """Rows of `estimates`, one per arm (but the control), probe, horizon and outcome, in that order.
+    """Rows of `estimates`, one per fork, arm (but the control), probe, horizon and outcome, in that order.
 
     `margins` maps an outcome to its equivalence margin, in the outcome's unit; `seed` is the plan's and decides the
-    sign flips beyond 16 units; `at` is the fork's step and `conditional` what the estimand holds given, both for the
-    sentence. Equal arguments give equal rows, to the byte. A number that is not finite is written as "NaN",
-    "Infinity" or "-Infinity". Raises `MemauditError` for a cell given twice, a control without cells, or a plan value
-    that makes no sense.
+    sign flips beyond 16 units; `family` says whether p-values are adjusted over the whole plan or in each fork.
+    `outcomes` are the same for every fork, or given by fork. `at` says by fork where it lies ("at step 400") and
+    `conditional` what the estimand holds given, both for the sentence.
+
+    Equal arguments give equal rows, to the byte. A number that is not finite is written as "NaN", "Infinity" or
+    "-Infinity". Raises `MemauditError` for a cell given twice, a control without cells, or a plan value that makes no
+    sense.
     """
-    margins = dict(margins or {})
+    margins, at = dict(margins or {}), dict(at or {0: ""})
     _check_plan(arms, control, horizons, margins, level)
     table: Cells = {}
     for cell in cells:
-        key = (cell.arm, cell.unit, cell.horizon, cell.probe)
+        key = (cell.fork, cell.arm, cell.unit, cell.horizon, cell.probe)
         if key in table:
             raise MemauditError(
                 f"unit {cell.unit} of arm {cell.arm!r} is there twice at horizon {cell.horizon}",
@@ -121,21 +131,42 @@ def build_rows(
                 next_step="give each unit its own seed, and each cell once",
             )
         table[key] = cell
-    probes = sorted({key[3] for key in table})
-    if not any(key[0] == control for key in table):
-        raise MemauditError(f"the control {control!r} has no finished cell", next_step="run the study's control first")
-    drafts = [
-        _draft(table, arm, control=control, probe=probe, horizon=horizon, outcome=outcome)
-        for arm in arms
-        if arm.name != control
-        for probe in probes
-        for horizon in sorted(set(horizons))
-        for outcome in dict.fromkeys(outcomes)
-    ]
+    drafts: list[_Draft] = []
+    for fork in at:
+        own = {key: cell for key, cell in table.items() if key[0] == fork}
+        if not any(key[1] == control for key in own):
+            raise MemauditError(
+                f"the control {control!r} has no finished cell", next_step="run the study's control first"
+            )
+        asked = outcomes[fork] if isinstance(outcomes, Mapping) else outcomes
+        measured = _measured_on(own.values(), asked)
+        drafts += [
+            _draft(own, arm, control=control, probe=probe, horizon=horizon, outcome=outcome)
+            for arm in arms
+            if arm.name != control and arm.fork == fork
+            for probe in sorted({key[4] for key in own})
+            for horizon in sorted(set(horizons))
+            for outcome, probes in measured.items()
+            if probe in probes or not probes
+        ]
     for draft in drafts:
         _infer(draft, level, seed)
-    _adjust(drafts, seed)
-    return [_row(draft, margins.get(draft.outcome), level, at, conditional) for draft in drafts]
+    if family == "plan":
+        _adjust(drafts, seed)
+    else:
+        for fork in at:
+            _adjust([draft for draft in drafts if draft.arm.fork == fork], seed)
+    return [_row(draft, margins.get(draft.outcome), level, at[draft.arm.fork], conditional) for draft in drafts]
+
+
+def _measured_on(cells: Iterable[CellOutcome], outcomes: Sequence[str]) -> dict[str, set[str]]:
+    """Return the probes on which each outcome was measured in any cell; what was measured on none is told of each."""
+    found: dict[str, set[str]] = {outcome: set() for outcome in outcomes}
+    for cell in cells:
+        for outcome, probes in found.items():
+            if cell.predictions is not None if outcome in DISTANCES else outcome in cell.values:
+                probes.add(cell.probe)
+    return found
 
 
 def _check_plan(
@@ -143,9 +174,10 @@ def _check_plan(
 ) -> None:
     if not 0.5 <= level < 1.0:
         raise MemauditError(f"a confidence level of {level} makes no sense", next_step="take one such as 0.95")
-    names = [arm.name for arm in arms]
+    names = [(arm.fork, arm.name) for arm in arms]
     if len(set(names)) != len(names):
-        raise MemauditError("two arms have the same name", where=", ".join(names), next_step="name each arm once")
+        listed = ", ".join(arm.name for arm in arms)
+        raise MemauditError("two arms have the same name", where=listed, next_step="name each arm once")
     if not horizons or any(h < 0 for h in horizons):
         raise MemauditError(
             f"horizons {list(horizons)} make no sense", next_step="give steps after the fork, 0 or more, such as 100"
@@ -175,8 +207,8 @@ def _draft(table: Cells, arm: Arm, *, control: str, probe: str, horizon: int, ou
             f"the intervention was not applied in {arm.not_applied} of {arm.not_applied + (arm.applied or 0)} units, "
             "which are kept: leaving them out would choose units by what happened to them"
         )
-    treated = {key[1]: cell for key, cell in table.items() if (key[0], key[2], key[3]) == (arm.name, horizon, probe)}
-    carried = {key[1]: cell for key, cell in table.items() if (key[0], key[2], key[3]) == (control, horizon, probe)}
+    treated = {key[2]: cell for key, cell in table.items() if (key[1], *key[3:]) == (arm.name, horizon, probe)}
+    carried = {key[2]: cell for key, cell in table.items() if (key[1], *key[3:]) == (control, horizon, probe)}
     alone = sorted(treated.keys() ^ carried.keys())
     if alone:
         draft.warnings.append(
@@ -260,7 +292,7 @@ def _adjust(drafts: Sequence[_Draft], seed: int) -> None:
         draft.adjusted = max(value, own)
 
 
-def _row(draft: _Draft, margin: float | None, level: float, at: int | None, conditional: str) -> dict[str, object]:
+def _row(draft: _Draft, margin: float | None, level: float, at: str, conditional: str) -> dict[str, object]:
     paired = draft.paired
     interval = paired.interval if paired and not draft.refused else None
     warnings = list(draft.warnings)
@@ -271,6 +303,7 @@ def _row(draft: _Draft, margin: float | None, level: float, at: int | None, cond
         )
     method = "paired t" if draft.signed else "t, description of the mean distance"
     return {
+        "fork": draft.arm.fork,
         "arm": draft.arm.name,
         "estimand": SIGNED if draft.signed else DISTANCE,
         "probe": draft.probe,
@@ -321,11 +354,11 @@ def _sentence(
     verdict: str,
     margin: float | None,
     tost: float | None,
-    at: int | None,
+    at: str,
     conditional: str,
 ) -> str:
     what = intervention_text(draft.arm.do) if draft.arm.do else f"Arm {draft.arm.name}"
-    done = f"{what}{'' if at is None else f' at step {at}'}"
+    done = f"{what} {at}".rstrip()
     outcome = DISTANCE_WORDS.get(draft.outcome, draft.outcome) + (f" of {draft.probe}" if draft.probe else "")
     when = steps_text(draft.horizon)
     if verdict == "not applied":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 DEFECT = 5
+STOPPED = 130
+"""By Ctrl-C, as shells have it: 128 and the signal's number."""
 
 
 class LazyGroup(click.Group):
@@ -89,7 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0 holds, 1 findings, 2 usage, 3 nothing to audit, 4 inconclusive, 5 a defect in memaudit.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run(arguments))
+
+
+def _interrupt(*_: object) -> None:
+    """Stop at the first Ctrl-C, and take no other: one that came while processes are being ended would leave them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +121,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("memaudit: stopped", err=True)
-        return 130
+        return STOPPED
     except ReaderLeft:
         # Not a defect, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -113,6 +113,8 @@ def _run(command: list[str], settings: dict[str, str]) -> int:
             next_step="write the command after --, for example: -- python train.py",
         )
     process = subprocess.Popen([program, *command[1:]], env=environment_for(settings))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # each one is handed on, not only the first
     while True:
         try:
             status = process.wait()

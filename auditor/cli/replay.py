@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from auditor.cli.consent import check_run, consent, program_lines
 from auditor.errors import MemauditError
 
 if TYPE_CHECKING:
-    from auditor.replay.plan import Plan
-    from auditor.replay.study import Progress, Study
+    from auditor.replay.plan import Execution, Plan
+    from auditor.replay.study import Study
 
 
 @click.command(
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", "plan_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A plan in YAML."
 )
-@click.option("--at", type=click.IntRange(0), metavar="STEP", help="Fork after this step.")
+@click.option("--at", multiple=True, type=click.IntRange(0), metavar="STEP", help="Fork after this step.")
 @click.option("--do", multiple=True, metavar="SOURCE=ACTION", help="One arm; + joins several interventions in it.")
 @click.option(
     "--horizon",
@@ -34,9 +34,17 @@ if TYPE_CHECKING:
     metavar="N",
     help="Measure N steps after the fork. [default: 100]",
 )
-@click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="How many units (fork seeds).")
+@click.option("--seeds", type=click.IntRange(1), help="How many units (fork seeds). [default: 10]")
 @click.option("--out", type=click.Path(path_type=Path), help="The study directory. [default: RUN-study]")
+@click.option(
+    "--reach",
+    type=click.Choice(["auto", "restore", "rerun", "fork"]),
+    help="How cells come to the fork: from an anchor, from the program's start, or forked from one live process.",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Cells at a time. [default: one a core and thread]")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="What a cell may take.")
+@click.option("--memory", metavar="SIZE", help="What a cell's processes may hold, such as 4GiB.")
+@click.option("--in-process", is_flag=True, help="Run the cells in this process, one after the other, for a debugger.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it could detect, and stop.")
 @click.option("--trust-code", is_flag=True, help="Run the recorded program without asking.")
 @click.option(
@@ -47,12 +55,16 @@ if TYPE_CHECKING:
 def command(
     run: Path | None,
     plan_file: Path | None,
-    at: int | None,
+    at: tuple[int, ...],
     do: tuple[str, ...],
     horizons: tuple[int, ...],
-    seeds: int,
+    seeds: int | None,
     out: Path | None,
+    reach: str | None,
     jobs: int | None,
+    timeout: float | None,
+    memory: str | None,
+    in_process: bool,
     dry_run: bool,
     trust_code: bool,
     key: Path | None,
@@ -72,108 +84,120 @@ def command(
     from auditor.evidence.run_view import RunView
     from auditor.replay.study import Study
 
-    plan, text = _plan(run, plan_file, at, do, horizons, seeds)
-    view = RunView.open(Path(plan.run))
-    check_run(view)
-    study = Study(plan, view, out or Path(f"{plan.run.rstrip('/')}-study"))
+    plan, text = _plan(run, plan_file, at, do, horizons, seeds, reach)
+    execution = _execution(plan.execution, jobs, timeout, memory, in_process=in_process)
+    views = {path: RunView.open(Path(path)) for path in dict.fromkeys(fork.run for fork in plan.forks)}
+    for view in views.values():
+        check_run(view)
+    study = Study(plan, [views[fork.run] for fork in plan.forks], out or _default_out(plan, plan_file))
     if dry_run:
-        _describe(study, err=False)
+        _describe(study, execution, err=False)
         return
-    _describe(study, err=True)
-    consent("replay", [study.launch.script], trusted=trust_code)
-    estimate = _execute(study, jobs, key, text)
+    _describe(study, execution, err=True)
+    consent("replay", [fork.launch.script for fork in study.forks], trusted=trust_code)
+    estimate = _execute(study, execution, key, text)
     if form == "json":
-        click.echo(_json(estimate))
+        import json
+
+        click.echo(json.dumps(estimate, indent=2, ensure_ascii=False, sort_keys=True))
     else:
         from auditor.causal.text import lines
 
         click.echo("\n".join(lines(estimate)))
-        click.echo(f"\nnext: memaudit report {plan.run} {study.out} -o report.html")
+        paths = " ".join([*views, str(study.out)])
+        click.echo(f"\nnext: memaudit report {paths} -o report.html")
     sys.exit({"complete": 0, "null failed": 1, "gate failed": 4}[estimate["verdict"]])
 
 
 def _plan(
-    run: Path | None, plan_file: Path | None, at: int | None, do: tuple[str, ...], horizons: tuple[int, ...], seeds: int
+    run: Path | None,
+    plan_file: Path | None,
+    at: tuple[int, ...],
+    do: tuple[str, ...],
+    horizons: tuple[int, ...],
+    seeds: int | None,
+    reach: str | None,
 ) -> tuple[Plan, bytes | None]:
-    from auditor.replay.plan import from_options, from_yaml
+    from auditor.replay.plan import from_options
+    from auditor.replay.plan_file import from_yaml
 
     if plan_file is not None:
-        if at is not None or do or horizons:
-            raise MemauditError("--plan says everything about the study", next_step="drop --at, --do and --horizon")
+        given = {"--at": at, "--do": do, "--horizon": horizons, "--seeds": seeds, "--reach": reach}
+        doubled = [name for name, value in given.items() if value]
+        if doubled:
+            raise MemauditError(
+                f"{' and '.join(doubled)} cannot stand beside --plan",
+                why="a plan says everything that determines the study",
+                next_step="write it into the plan, or leave out --plan",
+            )
         plan = from_yaml(plan_file)
-        if run is not None and run.resolve() != Path(plan.run).resolve():
-            raise MemauditError(f"the plan is about {plan.run}, not {run}", next_step="name one of them")
+        if run is not None and {run.resolve()} != {Path(fork.run).resolve() for fork in plan.forks}:
+            runs = ", ".join(dict.fromkeys(fork.run for fork in plan.forks))
+            raise MemauditError(f"the plan is about {runs}, not {run}", next_step="leave the run out")
         return plan, plan_file.read_bytes()
-    if run is None or at is None:
+    if run is None or not at:
         raise MemauditError(
             "replay needs a run and a step, or a plan",
             next_step="memaudit replay RUN --at STEP --do SOURCE=ACTION, or memaudit replay --plan PLAN.yaml",
         )
-    return from_options(str(run), at, list(do), list(horizons or (100,)), seeds, {}, 0), None
+    return from_options(str(run), at, do, horizons or (100,), seeds or 10, reach=reach or "auto"), None
 
 
-def _describe(study: Study, *, err: bool) -> None:
+def _execution(
+    declared: Execution, jobs: int | None, timeout: float | None, memory: str | None, *, in_process: bool
+) -> Execution:
+    """Return how the cells are run: as the plan says, but for what the command line says."""
+    from auditor.replay.plan import bytes_of
+
+    size = None if memory is None else bytes_of(memory)
+    if memory is not None and not size:
+        raise MemauditError(
+            f"{memory!r} is no amount of memory", where="--memory", next_step="write 4GiB, 500MB, or a number of bytes"
+        )
+    return replace(
+        declared,
+        kind="in-process" if in_process else declared.kind,
+        jobs=jobs or declared.jobs,
+        timeout=timeout or declared.timeout,
+        memory=size or declared.memory,
+    )
+
+
+def _default_out(plan: Plan, plan_file: Path | None) -> Path:
+    """Return RUN-study, or beside a plan of several runs a directory of the plan's name."""
+    runs = list(dict.fromkeys(fork.run for fork in plan.forks))
+    if len(runs) == 1 or plan_file is None:
+        return Path(f"{runs[0].rstrip('/')}-study")
+    return plan_file.with_name(f"{plan_file.stem}-study")
+
+
+def _describe(study: Study, execution: Execution, *, err: bool) -> None:
     """Show what will run, how much it is, and what it could detect."""
-    from auditor.causal.power import detectable
+    from auditor.replay.dry_run import cost_lines
 
-    plan, launch, reached = study.plan, study.launch, study.reached
-    steps = plan.at + max(plan.horizons) - reached.anchor["step"]
-    predicate = study.run.predicate or {}
-    seconds = len(study.cells) * steps * predicate["seconds"] / max(predicate["steps"], 1)
-    smallest = detectable(len(plan.seeds))
-    for line in (
-        *program_lines(study.run, launch, each="each cell"),
-        f"fork      after step {plan.at}, from {reached.anchor['path']}; horizons {', '.join(map(str, plan.horizons))}",
-        f"arms      carry; {'; '.join(arm.name for arm in plan.arms) or '(no other)'}",
-        f"cells     {len(study.cells)} of {steps} steps: {len(plan.seeds)} units, the gate, and carry once more",
-        f"CPU time  about {max(seconds, 1):.0f} s of steps, and each cell's start-up",
-        f"power     {len(plan.seeds)} units detect a difference of {smallest:.2f} standard deviations (power .8)"
-        if smallest is not None
-        else f"power     {len(plan.seeds)} units are too few to detect anything",
-    ):
+    plan, told = study.plan, set[str]()
+    for fork in study.forks:
+        lines = program_lines(fork.run, fork.launch, each="each cell")
+        for line in lines if str(fork.run.path) not in told else []:
+            click.echo(line, err=err)
+        told.add(str(fork.run.path))
+    for line in cost_lines(study, execution):
         click.echo(line, err=err)
+    click.echo(f"plan      {plan.sha256} (SHA-256)", err=err)
 
 
-def _execute(study: Study, jobs: int | None, key: Path | None, text: bytes | None) -> dict[str, Any]:
+def _execute(study: Study, execution: Execution, key: Path | None, text: bytes | None) -> dict[str, Any]:
+    from auditor.cli.progress import LiveProgress
     from auditor.evidence.keys import load_or_create_default, load_private
-    from auditor.replay.executors.forkserver import ForkserverExecutor
+    from auditor.replay.executors.choice import Executors
 
-    threads = study.run.environment["numerics"]["threads"]
-    workers = jobs or max(1, (os.cpu_count() or 1) // threads)
+    threads = max(fork.run.environment["numerics"]["threads"] for fork in study.forks)
     signer = load_or_create_default() if key is None else load_private(key)
-    tell = _Teller()
-    executor = ForkserverExecutor(workers)
     try:
-        return study.execute(executor, signer, plan_text=text, progress=tell)
+        # In this process a debugger may be on the terminal: nothing is redrawn there.
+        live = False if execution.kind == "in-process" else None
+        with LiveProgress(live=live) as progress, Executors(execution, study.out, threads) as executors:
+            return study.execute(executors, signer, plan_text=text, observer=progress)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; the same command goes on in {study.out} where it stopped", err=True)
         raise
-    finally:
-        executor.shutdown(cancel_futures=True)
-        tell.close()
-
-
-class _Teller:
-    """Progress on stderr: one line rewritten on a terminal, else a line now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._told = 0
-
-    def __call__(self, progress: Progress) -> None:
-        text = f"cells {progress.done}/{progress.total}  {progress.cell}"
-        if self._terminal:
-            click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
-        elif progress.done * 10 // progress.total > self._told or progress.done == progress.total:
-            self._told = progress.done * 10 // progress.total
-            click.echo(text, err=True)
-
-    def close(self) -> None:
-        if self._terminal:
-            click.echo("", err=True)
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)

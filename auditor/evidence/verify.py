@@ -209,7 +209,7 @@ def _summary(examined: Examination) -> dict[str, Any]:
         estimate = examined.document(run_directory.ESTIMATE, "estimate") if run_directory.ESTIMATE in files else None
         if not isinstance(estimate, dict):
             return {**common, "verdict": None, "estimates": None, "arms": []}
-        arms = [arm["name"] for arm in estimate["arms"]]
+        arms = list(dict.fromkeys(arm["name"] for fork in estimate["forks"] for arm in fork["arms"]))
         return {**common, "verdict": estimate["verdict"], "estimates": len(estimate["estimates"]), "arms": arms}
     trace, history = examined.trace, examined.history
     start = trace.events[0] if trace.events and trace.events[0]["event"] == "start" else {}

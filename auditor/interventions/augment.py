@@ -30,13 +30,16 @@ class HeldPolicy(Lasting):
     def __init__(self, description: dict[str, Any]) -> None:
         super().__init__(description)
         self._meant: dict[str, tuple[str, Any]] = {}
+        self._changed = False
+        """Whether an attribute stood otherwise since the last step."""
 
     def change(self, sources: list[Source], branch: Branch) -> None:
         """Set the attribute of each policy."""
         for source in sources:
             _refuse_workers(source, branch)
         self._meant = {source.name: self.setting(source.name, _attributes(source)) for source in sources}
-        self.after_step(branch)
+        self._set(branch)
+        self._changed = False
 
     @abstractmethod
     def setting(self, name: str, attributes: dict[str, Any]) -> tuple[str, Any]:
@@ -44,18 +47,21 @@ class HeldPolicy(Lasting):
 
     def before_batch(self, branch: Branch) -> None:
         """Set the attributes again."""
-        self.after_step(branch)
+        self._set(branch)
 
     def after_step(self, branch: Branch) -> bool:
-        """Set the attributes again; return whether one stood otherwise."""
-        changed = False
+        """Set the attributes again; return whether one stood otherwise since the last step."""
+        self._set(branch)
+        changed, self._changed = self._changed, False
+        return changed
+
+    def _set(self, branch: Branch) -> None:
         for source in branch.named(self._meant):
             attribute, value = self._meant[source.name]
             attributes = _attributes(source)
             if attributes.get(attribute) != value:
                 attributes[attribute] = value
-                changed = True
-        return changed
+                self._changed = True
 
 
 class AugmentOff(HeldPolicy):

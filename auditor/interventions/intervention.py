@@ -53,6 +53,8 @@ class Branch:
     """The training's probes, by name."""
     loaders: Callable[[], Mapping[int, DataLoader[Any]]] = dict
     """Gives the loaders walked so far that the program still holds, by number."""
+    given: Callable[[Intervention], Mapping[str, Reading]] = lambda intervention: {}
+    """Gives what another cell held after the same step, by source, to an intervention that takes it."""
 
     def named(self, names: Iterable[str]) -> list[Source]:
         """Return the sources of those names, as they are found now.

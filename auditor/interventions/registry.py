@@ -9,6 +9,7 @@ from auditor.errors import MemauditError
 from auditor.interventions.augment import AugmentOff, AugmentRekey, AugmentStage
 from auditor.interventions.averages import BecomeStudent, SetDecay
 from auditor.interventions.batchnorm import RecalibrateBatchNorm, ResetBatchNorm
+from auditor.interventions.exchange import CommonBuffer, SwapBuffer
 from auditor.interventions.freeze import Freeze
 from auditor.interventions.hyper import SetHyper
 from auditor.interventions.intervention import Intervention
@@ -24,6 +25,8 @@ REGISTRY: dict[tuple[str, str], type[Intervention]] = {
     ("params", "jitter"): JitterParams,
     ("optimizer", "reset"): ResetOptimizer,
     ("optimizer", "scale"): ScaleOptimizer,
+    ("optimizer", "swap"): SwapBuffer,
+    ("optimizer", "common"): CommonBuffer,
     ("hyper", "set"): SetHyper,
     ("scheduler", "reset"): ResetSchedule,
     ("scheduler", "hold"): HoldSchedule,

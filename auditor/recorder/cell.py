@@ -1,4 +1,4 @@
-"""A cell: the session that comes back to an anchor, intervenes, measures and stops."""
+"""A cell: the session that comes back to a step, intervenes, measures and stops."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from auditor.artifact.canonical import encode_float, write_canonical
+from auditor.artifact.run_directory import TRACE
 from auditor.artifact.trace import TraceWriter
 from auditor.interventions.intervention import Branch, Intervention, Lasting
 from auditor.interventions.order import Handout, OrderIntervention
 from auditor.interventions.registry import make
 from auditor.recorder.entry import Entry
 from auditor.recorder.environment import numerics_class
+from auditor.recorder.exchange import Exchange
 from auditor.recorder.journal import Journal
 from auditor.recorder.keyed import draws_are_keyed
 from auditor.recorder.magnifier import FILE as MAGNIFIED
@@ -29,10 +31,13 @@ from auditor.recorder.passes import Pass
 from auditor.recorder.rekeying import redraw
 from auditor.recorder.session import Session
 from auditor.recorder.settings import Settings
-from auditor.state.anchor import Anchor
+from auditor.state.anchor import Anchor, copied
+from auditor.state.source import Reading
 from auditor.state.streams import Stream
 
 RESULT_FORMAT = "cell-result-1"
+
+_CLOCKS = frozenset({"hyper", "scheduler", "scaler"})
 
 
 class CellFinished(BaseException):
@@ -41,6 +46,8 @@ class CellFinished(BaseException):
 
 class Cell(Session):
     """Runs one arm for one unit inside the recorded program (docs/study.md).
+
+    It comes to the fork from an anchor, or where ``cell.json`` names none from the program's start.
 
     Parameters
     ----------
@@ -54,16 +61,6 @@ class Cell(Session):
 
     def __init__(self, settings: Settings, directory: Path, run: Path) -> None:
         super().__init__(settings)
-        self._began = time.monotonic()
-        self.directory = directory
-        self.description: dict[str, Any] = json.loads((directory / "cell.json").read_text("utf-8"))
-        _set_threads(self.description["threads"], self.description["interop_threads"])
-        place = self.description["anchor"]
-        self.entry: Entry = Entry(self, Anchor.read(run / place["path"], place["files"]), place["path"])
-        self._interventions = [make(item) for item in self.description["do"]]
-        self._trace = TraceWriter(directory / "trace.jsonl")
-        self._journal = Journal(self._trace, self.contract_of, self.reseeding)
-        self._magnifier = Magnifier(directory / MAGNIFIED, self) if self.description.get("magnify") else None
         self._forked = False
         self._done = False
         self._fork_report: dict[str, Any] = {"rekeyed": {}, "order_kept": None, "absent_streams": []}
@@ -73,33 +70,82 @@ class Cell(Session):
         self._lasting: list[Lasting] = []
         self._stepped_by: int | None = None
         """The thread that closed the last step."""
-        self._orders = self._placed_orders()
         self._reached: dict[int, int] = {}
         """Batches consumed when the last step closed, by pass."""
+        self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
+        self._reach_seconds = 0.0
+        self._built: dict[str, Reading] = {}
+        """Clocks and rates as the program built them, before its first loop began."""
+        self._loops_began = False
+        self._take(directory)
+        _set_threads(self.description["threads"], self.description["interop_threads"])
+        place = self.description["anchor"]
+        if place is not None:
+            self.entry = Entry(self, Anchor.read(run / place["path"], place["files"]), place["path"])
+        self._trace = TraceWriter(directory / TRACE)
+        self._journal = Journal(self._trace, self.contract_of, self.reseeding)
+
+    def _take(self, directory: Path) -> None:
+        """Become the cell that ``directory`` describes."""
+        self._began = time.monotonic()
+        self.directory = directory
+        self.description: dict[str, Any] = json.loads((directory / "cell.json").read_text("utf-8"))
+        self._interventions = [make(item) for item in self.description["do"]]
+        self._orders = self._placed_orders()
+        self._magnifier = Magnifier(directory / MAGNIFIED, self) if self.description.get("magnify") else None
+        self._exchange = Exchange(directory, self.description)
         self._branch = Branch(
             self.watched,
             self.description["key"] or "recorded streams",
             streams=self.main_streams,
             redraw=partial(redraw, self),
-            built=self.entry.built,
+            built=self._built,
             probes=self.probes,
             loaders=self.loaders.alive,
+            given=lambda wanting: self._exchange.taken(self._interventions.index(wanting), wanting),
         )
-        self._horizons: dict[str, dict[str, dict[str, float | str]]] = {}
-        self._reach_seconds = 0.0
 
-    # Coming back to the anchor.
+    # Coming back to the step.
+
+    @property
+    def _is_back(self) -> bool:
+        """Whether the program takes the recorded steps: it does not wait for an anchor to be restored."""
+        return not self.waits_for_entry
+
+    def watch(self, objects: dict[str, Any]) -> None:
+        """Watch objects; what is shown after the first loop began is known as it is now."""
+        super().watch(objects)
+        if self._loops_began:
+            self._note_built()
+
+    def first_epoch(self, count: int) -> int:
+        """Return the epoch that ``run.epochs(count)`` begins with: 0, or the anchor's."""
+        self._note_built()
+        return super().first_epoch(count)
+
+    def check_begin(self) -> None:
+        """Check, once, when the first loop begins, what the script has shown."""
+        super().check_begin()
+        self._note_built()
+
+    def _note_built(self) -> None:
+        """Keep clocks and rates as the program built them, whatever the way to the fork makes of them."""
+        self._loops_began = True
+        for source in self.sources():
+            if source.kind in _CLOCKS and source.captured and source.name not in self._built:
+                self._built[source.name] = copied(source.read())
 
     def before_pass(self, new: Pass) -> None:
         """Fork, if this is the place."""
         self._rekey_new(new)
-        if not self.open and self._is_fork_place("pass"):
-            self._fork()
+        before = self.description["fork"].get("before")
+        if not self.open and before in (None, new.number) and self._is_fork_place("pass"):
+            self._fork(new)
 
     def begin_loop(self, count: int) -> int:
-        """Fork before the first iteration, if the fork is where the anchor is."""
+        """Fork before the first iteration, if the fork is there."""
         first = super().begin_loop(count)
-        if self.entry.restored and self._is_fork_place("step"):
+        if self._is_back and self._is_fork_place("step"):
             self._fork()
         return first
 
@@ -118,16 +164,18 @@ class Cell(Session):
         fork = self.description["fork"]
         return not self._forked and bool(fork["where"] == where) and bool(fork["at"] == self.clock.step)
 
-    def _fork(self) -> None:
+    def _fork(self, beginning: Pass | None = None) -> None:
+        """Branch off; ``beginning`` is the pass that begins here, if one does."""
         self._forked = True
         self._reach_seconds = time.monotonic() - self._began
         if self.description["key"] is not None:
-            self._rekey()
+            self._rekey(beginning)
             for each in self.open:
                 self._redraw(each)
         for intervention in self._interventions:
             if intervention.at in (None, self.clock.step):
                 self._intervene(intervention)
+        self._exchange.give(self.clock.step, self._branch)
         if self._magnifier is not None:
             self._magnifier.begin()
 
@@ -183,14 +231,29 @@ class Cell(Session):
         if reason is not None and reason not in (known or ""):
             self._fork_report["order_kept"] = reason if known is None else f"{known}; {reason}"
 
-    def _rekey(self) -> None:
+    def _rekey(self, beginning: Pass | None) -> None:
         key = self.description["key"]
-        self.entry.forget()
+        if self.entry is not None:
+            self.entry.forget()
         streams = self.main_streams()
-        self._generators = [_generator_of(stream) for stream in streams]
-        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in streams}
+        active = [stream for stream in streams if not self._rests(stream, beginning)]
+        self._generators = [_generator_of(stream) for stream in active]
+        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in active}
+        for stream in streams:
+            if stream not in active:
+                stream.rekey(key)  # for now: units are to differ in every stream
         # Workers that live on would keep streams that nobody re-keyed; those of passes in progress go with the redraw.
         self.loaders.forget_workers()
+
+    def _rests(self, stream: Stream, beginning: Pass | None) -> bool:
+        """Say whether a stream serves only loaders that are not being walked: it is re-keyed where they are next.
+
+        Which of these a process knows depends on where it began, and what they draw then must not.
+        """
+        walked = {each.loader for each in (*self.open, *([] if beginning is None else [beginning]))}
+        return bool(stream.places) and all(
+            place.loader is not None and place.loader not in walked for place in stream.places
+        )
 
     def _rekey_new(self, new: Pass) -> None:
         """Re-key the streams that appear after the fork, such as the generator of a loader not walked before."""
@@ -198,14 +261,15 @@ class Cell(Session):
         if self._forked and key is not None:
             for stream in self.main_streams():
                 generator = _generator_of(stream)
-                if all(generator is not known and generator != known for known in self._generators):
+                known_here = any(generator is known or generator == known for known in self._generators)
+                if not known_here and not self._rests(stream, new):
                     self._generators.append(generator)
                     seed = stream.rekey(f"{key}/pass {new.number}")
                     self._fork_report["rekeyed"][f"{stream.name} of pass {new.number}"] = str(seed)
 
     def between(self) -> None:
         """Fork where it is due."""
-        if self.entry.restored and not self._done and self._is_fork_place("step"):
+        if self._is_back and not self._done and self._is_fork_place("step"):
             self._fork()
 
     def boundary(self, of: Pass | None = None) -> None:
@@ -216,7 +280,7 @@ class Cell(Session):
             raise CellFinished
 
     def _act(self) -> None:
-        if not self.entry.restored or self._done:
+        if not self._is_back or self._done:
             return
         horizon = self.clock.step - self.description["fork"]["at"]
         if self._forked and horizon in self.description["horizons"] and str(horizon) not in self._horizons:
@@ -240,6 +304,8 @@ class Cell(Session):
             for intervention in self._interventions:
                 if intervention.at == self.clock.step > self.description["fork"]["at"]:
                     self._intervene(intervention)
+            if self.clock.step > self.description["fork"]["at"]:
+                self._exchange.give(self.clock.step, self._branch)
         if self._magnifier is not None and self._magnifier.is_looking:
             self._magnifier.close()
             if self.clock.step - self.description["fork"]["at"] >= max(self.description["horizons"]):
@@ -300,7 +366,7 @@ class Cell(Session):
 
     def _write(self, status: str, error: str | None = None) -> None:
         self._done = True
-        self._fork_report["absent_streams"] = sorted(self.entry.absent)
+        self._fork_report["absent_streams"] = [] if self.entry is None else sorted(self.entry.absent)
         self._trace.close()
         if self._magnifier is not None:
             self._magnifier.end()
@@ -322,6 +388,8 @@ class Cell(Session):
                 "probes": {name: probe.describe() for name, probe in self.probes.items()},
                 "receipts": self._told_receipts(),
                 "fork": self._fork_report,
+                "streams": self._journal.last_streams(),
+                "given": self._exchange.given,
                 "numerics": numerics_class(),
             },
         )

@@ -10,15 +10,13 @@ from auditor.errors import MemauditError
 from auditor.recorder.keyed import set_pass
 from auditor.recorder.order import Arrange, Walk
 from auditor.recorder.passes import Consumed, Pass
-from auditor.state.anchor import Anchor, copied
+from auditor.state.anchor import Anchor
 from auditor.state.restore import restore_sources, restore_streams
 from auditor.state.source import Reading
 from auditor.state.streams import Stream
 
 if TYPE_CHECKING:
     from auditor.recorder.session import Session
-
-_CLOCKS = frozenset({"hyper", "scheduler", "scaler"})
 
 
 class WaitingStream(Stream):
@@ -64,8 +62,6 @@ class Entry:
         self.restored = False
         self.absent: dict[str, Stream] = {}
         """Streams of the anchor that the program has not shown yet."""
-        self.built: dict[str, Reading] = {}
-        """Clocks and rates as the program built them: the anchor's state is put over them."""
         self._waiting = [Pass.from_values(values) for values in self.resume["passes"]]
         session.loaders.take(self.resume["loaders"], anchor.streams)
 
@@ -146,8 +142,6 @@ class Entry:
     def restore(self) -> None:
         """Put every source, stream, counter and gradient back."""
         session, anchor = self.session, self.anchor
-        clocks = [source for source in session.sources() if source.kind in _CLOCKS and source.captured]
-        self.built.update({source.name: copied(source.read()) for source in clocks})
         restore_sources(anchor, session.watched)
         absent = restore_streams(anchor, session.streams())
         self.absent = {name: WaitingStream(name, anchor.streams[name]) for name in absent}

@@ -30,6 +30,11 @@ class Journal:
         self.census: list[dict[str, Any]] = []
         self.streams: list[dict[str, Any]] = []
 
+    def last_streams(self) -> dict[str, str | None]:
+        """Return the digest of every stream as the last line has it, by name."""
+        last = {name: self._last.get(("stream", name)) for name in (entry["name"] for entry in self.streams)}
+        return {name: None if digest is None else digest_text(digest) for name, digest in last.items()}
+
     def take_census(self, sources: list[Source], streams: list[Stream], *, again: bool = False) -> None:
         """Write a census event if sources or streams appeared or went since the last one, or if its words changed."""
         names = ([source.name for source in sources], [stream.name for stream in streams])

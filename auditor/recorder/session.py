@@ -187,7 +187,7 @@ class Session(ABC):
             if anew:
                 table.states.clear()
                 table.born = new.moments["before_iter"]
-            walk = Walk(loader, table, before_first_draw=before_draw)
+            walk = Walk(loader, table, before_first_draw=before_draw, arrange=self.arrangement(new))
         if not walk.has_ids:
             new.workers = {} if anew else dict(table.states)
         new.walk = walk

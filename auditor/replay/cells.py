@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import numpy as np
 import auditor
 from auditor.artifact import strict_json
 from auditor.artifact.canonical import canonical_bytes, write_canonical
-from auditor.artifact.intervention_table import kind_of
+from auditor.artifact.intervention_table import AT, kind_of, takes_from
+from auditor.errors import MemauditError
 from auditor.evidence.run_view import RunView
 from auditor.replay.order_places import ORDER, Walked
-from auditor.replay.plan import CONTROL, GATE, Plan, PlannedArm
+from auditor.replay.plan import CONTROL, FLOOR, GATE, Plan, PlanError, PlannedArm, PlannedFork
 from auditor.replay.reach import Reach
 
 FORMAT = "cell-1"
+FLOOR_UNITS = 5
+"""In how many units the floor is measured: a mean of a few is enough to read an effect beside."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Cell:
     """0, or 1 for the second carry of the carry/carry null."""
     description: dict[str, Any]
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The SHA-256 of cell.json."""
         return hashlib.sha256(canonical_bytes(self.description) + b"\n").hexdigest()
@@ -47,62 +51,122 @@ class Cell:
         return f"{self.arm}, {unit}" + (", again" if self.repeat else "")
 
 
-def plan_cells(plan: Plan, run: RunView, reached: Reach) -> list[Cell]:
-    """Return every cell of a study: the gate, carry twice for the first unit, then carry and each arm for each unit.
+@dataclass(frozen=True)
+class ForkCells:
+    """Every cell of one fork, by what it is for."""
+
+    gate: Cell
+    """The recorded streams run on."""
+    again: Cell
+    """The first unit's control once more."""
+    carries: dict[int, Cell]
+    """The control, by unit."""
+    floor: dict[int, Cell]
+    """The floor of one unit in the last place, by unit: the first few."""
+    arms: dict[str, dict[int, Cell]]
+    """The treated arms, by name and unit."""
+    donors: dict[str, tuple[Cell, ...]]
+    """By the hash of a cell that takes buffers from others: the cells that give them."""
+
+    def all(self) -> list[Cell]:
+        """Return every cell, in the order in which they are run."""
+        return [self.gate, self.again, *self.of_units(list(self.carries))]
+
+    def of_units(self, units: Sequence[int]) -> list[Cell]:
+        """Return the cells of these units: controls (those that give to them too), floor, arms."""
+        arms = [by_unit[unit] for unit in units for by_unit in self.arms.values()]
+        givers = [giver for cell in arms for giver in self.donors.get(cell.hash, ())]
+        controls = {cell.hash: cell for cell in (*(self.carries[unit] for unit in units), *givers)}
+        return [*controls.values(), *(self.floor[unit] for unit in units if unit in self.floor), *arms]
+
+
+def plan_cells(plan: Plan, fork: PlannedFork, run: RunView, reached: Reach) -> ForkCells:
+    """Return every cell of one fork of a study.
 
     Raises
     ------
     PlanError
-        If an order intervention names steps that are not the rollout's, or lie in several passes.
+        If an order intervention names steps that are not the rollout's, or lie in several passes, or buffers are to
+        be swapped between units and there is only one.
     """
-    carry = PlannedArm(CONTROL, ())
-    places = _order_places(plan, run)
-    first = plan.seeds[0]
-    cells = [
-        _cell(plan, run, reached, PlannedArm(GATE, ()), None, 0),
-        _cell(plan, run, reached, carry, first, 0),
-        _cell(plan, run, reached, carry, first, 1),
-    ]
-    cells += [_cell(plan, run, reached, carry, unit, 0) for unit in plan.seeds[1:]]
-    cells += [_cell(plan, run, reached, arm, unit, 0, places.get(arm.name)) for unit in plan.seeds for arm in plan.arms]
-    return cells
-
-
-def _order_places(plan: Plan, run: RunView) -> dict[str, list[dict[str, Any] | None]]:
-    """Return, for each arm with an order intervention, where each of its interventions acts."""
-    arms = [arm for arm in plan.arms if any(kind_of(item["source"]) == ORDER for item in arm.do)]
-    if not arms:
-        return {}
-    walked = Walked.of(run, plan.at, plan.at + max(plan.horizons))
-    return {arm.name: [walked.place(item) for item in arm.do] for arm in arms}
-
-
-def _cell(
-    plan: Plan,
-    run: RunView,
-    reached: Reach,
-    arm: PlannedArm,
-    unit: int | None,
-    repeat: int,
-    order: list[dict[str, Any] | None] | None = None,
-) -> Cell:
-    description = {
-        **description_of(run, reached.anchor, at=plan.at, where=reached.where, last=plan.at + max(plan.horizons)),
-        "arm": arm.name,
-        "do": list(arm.do),
-        "unit": unit,
-        "key": None if unit is None else f"{plan.seed}/{unit}",
-        "repeat": repeat,
+    arms = [arm.at(fork.at) for arm in plan.arms]
+    places = _order_places(arms, run, fork.at, fork.at + plan.last)
+    base = {
+        **description_of(run, reached, at=fork.at, last=fork.at + plan.last),
         "horizons": list(plan.horizons),
-        **({} if order is None else {"order": order}),
     }
-    return Cell(arm.name, unit, repeat, description)
+
+    def cell(arm: PlannedArm, unit: int | None, more: Mapping[str, Any] | None = None, repeat: int = 0) -> Cell:
+        key = None if unit is None else f"{plan.seed}/{unit}"
+        about = {"arm": arm.name, "do": list(arm.do), "unit": unit, "key": key, "repeat": repeat}
+        return Cell(arm.name, unit, repeat, {**base, **about, **(more or {})})
+
+    given = _given(arms, fork.at)
+    carry = PlannedArm(CONTROL, ())
+    giving = {"give": given} if given else {}
+    carries = {unit: cell(carry, unit, giving) for unit in plan.seeds}
+    donors: dict[str, tuple[Cell, ...]] = {}
+    treated: dict[str, dict[int, Cell]] = {arm.name: {} for arm in arms}
+    for arm in arms:
+        for number, unit in enumerate(plan.seeds):
+            other = plan.seeds[(number + 1) % len(plan.seeds)]
+            givers = [_giver(item, carries, unit, other, arm.name) for item in arm.do]
+            more: dict[str, Any] = {"order": places[arm.name]} if arm.name in places else {}
+            if any(givers):
+                more["take"] = [
+                    None if giver is None else {"cell": giver.hash, "step": item.get(AT, fork.at)}
+                    for giver, item in zip(givers, arm.do, strict=True)
+                ]
+            treated[arm.name][unit] = new = cell(arm, unit, more)
+            donors[new.hash] = tuple(giver for giver in givers if giver is not None)
+    floor = PlannedArm(FLOOR, ({"source": "params", "do": "jitter"},))
+    return ForkCells(
+        gate=cell(PlannedArm(GATE, ()), None),
+        again=cell(carry, plan.seeds[0], giving, repeat=1),
+        carries=carries,
+        floor={unit: cell(floor, unit) for unit in plan.seeds[:FLOOR_UNITS]},
+        arms=treated,
+        donors=donors,
+    )
 
 
-def description_of(run: RunView, anchor: dict[str, Any], *, at: int, where: str, last: int) -> dict[str, Any]:
+def _order_places(
+    arms: Sequence[PlannedArm], run: RunView, first: int, last: int
+) -> dict[str, list[dict[str, Any] | None]]:
+    """Return, for each arm with an order intervention, where each of its interventions acts."""
+    acting = [arm for arm in arms if any(kind_of(item["source"]) == ORDER for item in arm.do)]
+    if not acting:
+        return {}
+    walked = Walked.of(run, first, last)
+    return {arm.name: [walked.place(item) for item in arm.do] for arm in acting}
+
+
+def _given(arms: Sequence[PlannedArm], fork: int) -> list[dict[str, Any]]:
+    """Return what the controls give to arms that take buffers: ``{step, source}`` each, sorted."""
+    wanted = {(item.get(AT, fork), item["source"]) for arm in arms for item in arm.do if takes_from(item) is not None}
+    return [{"step": step, "source": source} for step, source in sorted(wanted)]
+
+
+def _giver(item: dict[str, Any], carries: Mapping[int, Cell], unit: int, other: int, arm: str) -> Cell | None:
+    """Return the control that an intervention takes buffers from, or None."""
+    match takes_from(item):
+        case "control":
+            return carries[unit]
+        case "other unit":
+            if unit == other:
+                raise PlanError(
+                    "buffers are swapped between units, and there is only one", where=arm, next_step="use more units"
+                )
+            return carries[other]
+    return None
+
+
+def description_of(run: RunView, reached: Reach, *, at: int, last: int) -> dict[str, Any]:
     """Return what every cell's description holds, whatever it is to do after step ``at``; ``last`` is its last step."""
     environment = run.environment_at(last)
     numerics, program = environment["numerics"], environment["program"]
+    anchor = reached.anchor
+    place = ("path", "files", "step", "pass", "epoch", "position", "at")
     return {
         "format": FORMAT,
         "memaudit": auditor.__version__,
@@ -111,8 +175,9 @@ def description_of(run: RunView, anchor: dict[str, Any], *, at: int, where: str,
         "seed": run.start["seed"],
         "threads": numerics["threads"],
         "interop_threads": numerics["interop_threads"],
-        "anchor": {key: anchor[key] for key in ("path", "files", "step", "pass", "epoch", "position", "at")},
-        "fork": {"at": at, "where": where},
+        "reach": reached.way,
+        "anchor": None if anchor is None else {key: anchor[key] for key in place},
+        "fork": {"at": at, "where": reached.where, "before": reached.before},
     }
 
 
@@ -128,8 +193,8 @@ class CellStore:
         return self.directory / cell.hash
 
     def is_done(self, cell: Cell) -> bool:
-        """Return whether the cell has finished."""
-        return (self.path(cell) / "result.json").is_file()
+        """Return whether the cell has finished; a result that was cut short is none."""
+        return _result_of(self.path(cell)) is not None
 
     def begin(self, cell: Cell) -> Path:
         """Make a fresh working directory for a cell, without what a killed attempt left."""
@@ -145,12 +210,14 @@ class CellStore:
         A cell that failed keeps its working directory, log included, until it is tried again.
         """
         working = self._working(cell)
-        try:
-            result = json.loads((working / "result.json").read_text("utf-8"))
-        except FileNotFoundError:
+        result = _result_of(working)
+        if result is None:
+            if (working / "result.json").exists():
+                return "its result.json cannot be read"
             return "the program ended without reaching its recorder: did it enter auditor.record()?"
         if result["status"] != "finished":
-            return str(result["error"])
+            return str(result.get("error"))
+        shutil.rmtree(self.path(cell), ignore_errors=True)  # what is there is not a whole cell
         working.rename(self.path(cell))
         return None
 
@@ -184,3 +251,13 @@ class CellStore:
     def trace(self, cell: Cell) -> bytes:
         """Return a finished cell's trace."""
         return (self.path(cell) / "trace.jsonl").read_bytes()
+
+
+def _result_of(directory: Path) -> dict[str, Any] | None:
+    """Return the result in a cell's directory, or None if there is none that can be read."""
+    path = directory / "result.json"
+    try:
+        value = strict_json.parse_canonical(path.read_bytes(), str(path))
+    except (OSError, MemauditError):
+        return None
+    return value if isinstance(value, dict) and "status" in value else None

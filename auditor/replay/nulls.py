@@ -1,38 +1,17 @@
-"""What must hold before any arm is believed: the fidelity gate, the carry/carry null, and units that differ."""
+"""The nulls of a study: carry/carry, save/load/continue, the floor of one unit in the last place, units that differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from auditor.compare.divergence import Divergence, first_divergence
+from auditor.compare.divergence import first_divergence
 from auditor.errors import InconclusiveError
-from auditor.evidence.run_view import RunView, Step, resolve_steps
+from auditor.evidence.run_view import Step, resolve_steps
 from auditor.evidence.trace_reader import read_trace
 from auditor.replay.cells import Cell, CellStore
-
-
-def gate_verdict(run: RunView, store: CellStore, gate: Cell) -> dict[str, Any]:
-    """Compare the gate cell, which ran on with the recorded streams, with the recording, bit for bit.
-
-    Returns ``{verdict, steps, numerics, first}`` (docs/study.md); ``steps`` counts steps equal in every digest.
-    """
-    replayed = cell_steps(store, gate)
-    begin = gate.description["anchor"]["step"]
-    end = gate.description["fork"]["at"] + max(gate.description["horizons"])
-    recorded = [step for step in run.steps() if begin < step.step <= end]
-    first, equal = first_divergence(recorded, replayed)
-    result = store.result(gate)
-    same = result["numerics"] == run.environment_at(end)["numerics"]
-    if first is None and result["probes"] != run.probes:
-        # Other inputs, or other targets: what would be measured is not what was declared when recording.
-        first = Divergence(gate.description["fork"]["at"], "probe")
-    return {
-        "verdict": "passed" if first is None else "failed",
-        "steps": equal,
-        "numerics": "same" if same else "different",
-        "first": None if first is None else {"step": first.step, "source": first.source},
-    }
+from auditor.replay.fidelity import span
+from auditor.replay.reach import Reach
 
 
 def carry_null(store: CellStore, one: Cell, two: Cell) -> dict[str, Any]:
@@ -48,6 +27,50 @@ def carry_null(store: CellStore, one: Cell, two: Cell) -> dict[str, Any]:
     return {"name": "carry/carry", "verdict": "failed", "message": message}
 
 
+def load_null(reached: Reach, gate: Cell, verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{name, verdict, message}`` of save, load and continue.
+
+    Where cells come from an anchor, the gate is this null: what the recording saved was loaded in a fresh process that
+    went on, and is compared with the recording, which was never interrupted.
+    """
+    name = "save/load/continue"
+    begin, _ = span(gate)
+    if reached.anchor is None or reached.way != "restore":
+        how = "are forked from a live process" if reached.way == "fork" else "run from the program's start"
+        message = f"cells {how}: none goes on from what it loads"
+        return {"name": name, "verdict": "not applied", "message": message}
+    if verdict["verdict"] != "passed":
+        return {"name": name, "verdict": "failed", "message": "what was loaded does not go on as the recording did"}
+    message = (
+        f"{reached.anchor['path']}, loaded in a fresh process, goes on as the recording did: {verdict['steps']} steps "
+        f"from {begin + 1} on are equal in every digest"
+    )
+    return {"name": name, "verdict": "passed", "message": message}
+
+
+def floor_null(rows: Sequence[dict[str, Any]], reason: str) -> dict[str, Any]:
+    """Return ``{name, verdict, message, sizes}`` of the floor: what one unit in the last place of every weight does.
+
+    ``rows`` are the estimate's rows of that arm; a size is the mean over units of the distance, or of the difference's
+    absolute value. It never fails: an effect is to be read beside it.
+    """
+    name = "1-ulp floor"
+    if reason:
+        return {"name": name, "verdict": "not applied", "message": reason, "sizes": []}
+    sizes = [
+        {
+            **{member: row[member] for member in ("probe", "outcome", "horizon")},
+            "units": len(row["units"]),
+            "size": sum(map(abs, row["differences"])) / len(row["differences"]),
+        }
+        for row in rows
+        if row["differences"] and all(isinstance(value, float | int) for value in row["differences"])
+    ]
+    units = max((size["units"] for size in sizes), default=0)
+    message = f"every weight moved by one unit in the last place, in {units} units; mean size:"
+    return {"name": name, "verdict": "measured", "message": message, "sizes": sizes}
+
+
 def check_units_differ(store: CellStore, carries: Sequence[Cell]) -> None:
     """Refuse units whose streams are the same: one unit counted twice makes every interval too narrow.
 
@@ -58,11 +81,11 @@ def check_units_differ(store: CellStore, carries: Sequence[Cell]) -> None:
     """
     seen: dict[tuple[str, str | None], int | None] = {}
     for cell in carries:
-        last = cell_steps(store, cell)[-1]
-        for stream in last.streams.items():
+        for stream in store.result(cell)["streams"].items():
             if stream in seen:
+                _, last = span(cell)
                 raise InconclusiveError(
-                    f"units {seen[stream]} and {cell.unit} have the same stream {stream[0]} at step {last.step}",
+                    f"units {seen[stream]} and {cell.unit} have the same stream {stream[0]} at step {last}",
                     why="every stream was re-keyed at the fork, so the program seeds this one itself afterwards",
                     next_step="take fixed seeding out of the training loop, and record again",
                 )
@@ -71,7 +94,7 @@ def check_units_differ(store: CellStore, carries: Sequence[Cell]) -> None:
 
 def desynchronised(store: CellStore, arm: Cell, carry: Cell) -> list[str]:
     """Return the streams that an arm left in another state than its control: it drew differently."""
-    one, two = cell_steps(store, arm)[-1].streams, cell_steps(store, carry)[-1].streams
+    one, two = (store.result(cell)["streams"] for cell in (arm, carry))
     return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
 
 

@@ -17,6 +17,7 @@ from auditor.replay.magnified import FILE
 from auditor.replay.nulls import cell_steps
 from auditor.replay.parting import Place, first_difference
 from auditor.replay.plan import GATE
+from auditor.replay.reach import Reach
 
 Event = dict[str, Any]
 FURTHER = 2
@@ -246,8 +247,9 @@ def _of_gradients(one: float | None, two: float | None) -> str:
 
 def _cell(run: RunView, anchor: Event, to: int) -> Cell:
     inside = anchor["at"] == "step" or anchor["enter"] == "steps"
+    reached = Reach("restore", anchor, "step" if inside else "pass", None if inside else anchor["pass"], to)
     description = {
-        **description_of(run, anchor, at=anchor["step"], where="step" if inside else "pass", last=to),
+        **description_of(run, reached, at=anchor["step"], last=to),
         "arm": GATE,
         "do": [],
         "unit": None,

@@ -2,108 +2,137 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from auditor.artifact.canonical import write_atomically, write_canonical
-from auditor.causal.estimate import Arm, CellOutcome, build_rows
+from auditor.causal.estimate import build_rows
 from auditor.errors import MemauditError
 from auditor.evidence.keys import SigningKey
 from auditor.evidence.manifest import STUDY, write_manifest
 from auditor.evidence.run_view import RunView
-from auditor.replay.cells import Cell, CellStore, plan_cells
+from auditor.replay.cells import Cell, CellStore
 from auditor.replay.executors.run import run_cells
-from auditor.replay.nulls import carry_null, check_units_differ, desynchronised, gate_verdict
+from auditor.replay.executors.trunk import TrunkRefused
+from auditor.replay.fork import Fork
 from auditor.replay.plan import CONTROL, Plan
-from auditor.replay.program import launch_of
-from auditor.replay.reach import reach
+from auditor.replay.progress import Observer
 
-
-@dataclass(frozen=True)
-class Progress:
-    """What a study tells while it runs."""
-
-    done: int
-    total: int
-    cell: str
+VERDICTS = ("gate failed", "null failed", "complete")
+"""What a study may say, the worst first; it says the worst of its forks."""
+CONDITIONAL = "conditional on this anchor"
 
 
 class Study:
-    """One plan, carried out in one directory; killed at any point, the same call goes on where it stopped."""
+    """One plan, carried out in one directory; killed at any point, the same call goes on where it stopped.
 
-    def __init__(self, plan: Plan, run: RunView, out: Path) -> None:
-        if run.predicate is None or run.predicate["status"] != "completed":
-            raise MemauditError(
-                "only a finished run can be replayed", where=str(run.path), next_step=f"memaudit verify {run.path}"
-            )
+    ``runs`` are the runs of the plan's forks, in their order.
+
+    Raises
+    ------
+    MemauditError
+        If a run cannot be replayed as the plan says.
+    """
+
+    def __init__(self, plan: Plan, runs: Sequence[RunView], out: Path) -> None:
         self.plan = plan
-        self.run = run
         self.out = out
-        self.launch = launch_of(run)
-        self._check_sources()
-        self.reached = reach(run, plan.at, max(plan.horizons))
-        self.cells = plan_cells(plan, run, self.reached)
+        self.forks = [Fork(plan, number, run) for number, run in enumerate(runs)]
+        self._check_hash_seeds()
 
     def execute(
-        self, executor: Executor, key: SigningKey, *, plan_text: bytes | None, progress: Callable[[Progress], None]
+        self,
+        executor_of: Callable[[Fork], Executor],
+        key: SigningKey,
+        *,
+        plan_text: bytes | None,
+        observer: Observer,
     ) -> dict[str, Any]:
         """Run what is missing, estimate, sign; return the content of estimate.json.
 
-        ``executor`` gives each task a fresh process (:mod:`auditor.replay.executors.forkserver`).
+        Parameters
+        ----------
+        executor_of
+            Gives the executor for a fork's cells (:class:`~auditor.replay.executors.choice.Executors`). It raises
+            :class:`~auditor.replay.executors.trunk.TrunkRefused` where a live process turns out not to be one that can
+            be forked: then the next way is taken.
 
         Raises
         ------
         MemauditError
             If the directory holds something else than this study.
         InconclusiveError
-            If a cell fails, or units turn out equal.
+            If cells fail, or units turn out equal.
         """
         self._prepare(plan_text)
         self._fix_hash_seed()
         store = CellStore(self.out / "cells")
         store.sweep()
-        total = len(self.cells)
-        done = sum(store.is_done(cell) for cell in self.cells)
-
-        def on_done(cell: Cell) -> None:
-            nonlocal done
-            done += 1
-            progress(Progress(done, total, cell.title))
-
-        gate, first, again = self.cells[:3]
-        run_cells([gate, first, again], store, self.launch, executor, on_done)
-        verdict = gate_verdict(self.run, store, gate)
-        null = carry_null(store, first, again)
-        if verdict["verdict"] == "passed" and null["verdict"] == "passed":
-            run_cells(self.cells, store, self.launch, executor, on_done)
-            check_units_differ(store, [cell for cell in self.cells if cell.arm == CONTROL and not cell.repeat])
-        estimate = self._estimate(store, verdict, null)
+        for fork in self.forks:
+            self._settle(fork, store, executor_of)
+        cells = [cell for fork in self.forks for cell in fork.cells.all()]
+        observer.planned(cells, [cell for cell in cells if store.is_done(cell)])
+        for fork in self.forks:
+            self._run(fork, fork.first_cells(), store, executor_of, observer)
+            fork.examine(store)
+        believed = [fork for fork in self.forks if fork.verdict == "complete"]
+        estimate: dict[str, Any] = {}
+        for number, units in enumerate(self.plan.look_units, 1):
+            seeds = self.plan.seeds[:units]
+            for fork in believed:
+                self._run(fork, fork.cells.of_units(seeds), store, executor_of, observer)
+                fork.check_units(store, seeds)
+            estimate = self._estimate(store, seeds, believed, number)
+            if _is_settled(estimate):
+                break
         write_canonical(self.out / "estimate.json", estimate)
         (self.out / "manifest.json").unlink(missing_ok=True)
         write_manifest(self.out, STUDY, self._predicate(estimate), key)
         return estimate
 
-    def _check_sources(self) -> None:
-        """Refuse a source that is a misspelling of one in the census; one that is not there may be "not applied"."""
-        names = [entry["name"] for entry in self.run.census["sources"]]
-        for arm in self.plan.arms:
-            for description in arm.do:
-                source = description["source"]
-                near = difflib.get_close_matches(source, names, n=1, cutoff=0.85)
-                if source not in names and near and "." in source:
-                    raise MemauditError(
-                        f"the run has no memory source {source}", where=arm.name, next_step=f"did you mean {near[0]}?"
-                    )
+    def _settle(self, fork: Fork, store: CellStore, executor_of: Callable[[Fork], Executor]) -> None:
+        """Find the way that works to a fork of which cells are missing."""
+        while not all(store.is_done(cell) for cell in fork.cells.all()):
+            try:
+                executor_of(fork)
+            except TrunkRefused as refusal:
+                fork.refuse("fork", refusal.reason)
+            else:
+                return
+
+    def _run(
+        self,
+        fork: Fork,
+        cells: Sequence[Cell],
+        store: CellStore,
+        executor_of: Callable[[Fork], Executor],
+        observer: Observer,
+    ) -> None:
+        """Run the cells that are missing; what gives buffers comes before what takes them."""
+        donors = fork.cells.donors
+        for stage in (
+            [cell for cell in cells if not donors.get(cell.hash)],
+            [cell for cell in cells if donors.get(cell.hash)],
+        ):
+            if not all(store.is_done(cell) for cell in stage):
+                run_cells(stage, store, fork.launch, executor_of(fork), observer, self.plan.execution.attempts)
+
+    def _check_hash_seeds(self) -> None:
+        seeds = {fork.run.environment["flags"]["PYTHONHASHSEED"] for fork in self.forks}
+        if len(seeds) > 1:
+            raise MemauditError(
+                "the runs of this plan were recorded with several PYTHONHASHSEED",
+                why="it is fixed when a process starts, and the cells of a study are started by one process",
+                next_step="write a plan for each of them",
+            )
 
     def _fix_hash_seed(self) -> None:
         """Give the processes to come the recorded hash seed: it orders sets, and is fixed when a process starts."""
-        recorded = self.run.environment["flags"]["PYTHONHASHSEED"]
+        recorded = self.forks[0].run.environment["flags"]["PYTHONHASHSEED"]
         if recorded is None:
             os.environ.pop("PYTHONHASHSEED", None)
         else:
@@ -115,7 +144,7 @@ class Study:
             raise MemauditError(
                 "the study directory is a file", where=str(self.out), next_step="name another with --out"
             )
-        if self.out.resolve().is_relative_to(self.run.path.resolve()):
+        if any(self.out.resolve().is_relative_to(fork.run.path.resolve()) for fork in self.forks):
             raise MemauditError(
                 "a study cannot lie inside its run",
                 where=str(self.out),
@@ -136,111 +165,58 @@ class Study:
         if plan_text is not None:
             write_atomically(self.out / "plan.yaml", plan_text)
 
-    def _estimate(self, store: CellStore, gate: dict[str, Any], null: dict[str, Any]) -> dict[str, Any]:
-        verdict = (
-            "gate failed"
-            if gate["verdict"] != "passed"
-            else "null failed"
-            if null["verdict"] != "passed"
-            else "complete"
-        )
-        complete = verdict == "complete"
-        arms, summaries = self._arms(store) if complete else ([], [])
+    def _estimate(self, store: CellStore, seeds: Sequence[int], believed: Sequence[Fork], look: int) -> dict[str, Any]:
+        plan = self.plan
+        looks = len(plan.look_units)
+        level = 1.0 - (1.0 - plan.level) / looks
         rows = (
             build_rows(
-                self._outcomes(store),
-                arms,
+                [
+                    outcome
+                    for fork in believed
+                    for outcome in fork.outcomes(store, seeds, [arm.name for arm in plan.arms])
+                ],
+                [arm for fork in believed for arm in fork.arms(store, seeds)],
                 control=CONTROL,
-                outcomes=self._outcome_names(store),
-                horizons=self.plan.horizons,
-                margins=self.plan.margins,
-                seed=self.plan.seed,
-                at=self.plan.at,
+                outcomes={fork.number: fork.outcome_names(store) for fork in believed},
+                horizons=plan.horizons,
+                margins=plan.margins,
+                level=level,
+                seed=plan.seed,
+                family=plan.family,
+                at={fork.number: self._where(fork) for fork in believed},
+                conditional=CONDITIONAL,
             )
-            if complete
+            if believed
             else []
         )
         return {
             "format": "estimate-1",
-            "verdict": verdict,
-            "plan": {"sha256": self.plan.sha256},
-            "run": {
-                "path": str(self.run.path),
-                "manifest_sha256": self.run.manifest_sha256,
-                "trace_head": (self.run.predicate or {})["trace"]["head"],
-            },
-            "fork": {"at": self.plan.at, "units": "fork"},
-            "conditional": "conditional on this anchor",
-            "gate": gate,
-            "nulls": [null],
-            "arms": summaries,
+            "verdict": min((fork.verdict for fork in self.forks), key=VERDICTS.index),
+            "plan": {"sha256": plan.sha256},
+            "units": "fork",
+            "conditional": CONDITIONAL,
+            "look": {"number": look, "looks": looks, "units": len(seeds), "of": len(plan.seeds), "level": level},
+            "forks": [fork.document(store, seeds) for fork in self.forks],
             "estimates": rows,
             "findings": [],
         }
 
-    def _arms(self, store: CellStore) -> tuple[list[Arm], list[dict[str, Any]]]:
-        """Return the arms for the estimate, and their summaries with receipts."""
-        arms: list[Arm] = []
-        summaries: list[dict[str, Any]] = []
-        carries = {cell.unit: cell for cell in self.cells if cell.arm == CONTROL and not cell.repeat}
-        for planned in self.plan.arms:
-            cells = [cell for cell in self.cells if cell.arm == planned.name]
-            receipts = [store.result(cell)["receipts"] for cell in cells]
-            missed = [receipt for each in receipts for receipt in each if not receipt["applied"]]
-            not_applied = sum(any(not receipt["applied"] for receipt in each) for each in receipts)
-            reason = missed[0]["reason"] if missed else ""
-            arms.append(
-                Arm(planned.name, planned.do, applied=len(cells) - not_applied, not_applied=not_applied, reason=reason)
-            )
-            drifted = sorted({name for cell in cells for name in desynchronised(store, cell, carries[cell.unit])})
-            summaries.append(
-                {
-                    "name": planned.name,
-                    "do": list(planned.do),
-                    "receipts": {
-                        "applied": len(cells) - not_applied,
-                        "not_applied": not_applied,
-                        "examples": receipts[0] if receipts else [],
-                    },
-                    "desynchronised": drifted,
-                }
-            )
-        return arms, summaries
-
-    def _measured(self) -> list[Cell]:
-        names = {CONTROL, *(arm.name for arm in self.plan.arms)}
-        return [cell for cell in self.cells if cell.arm in names and not cell.repeat and cell.unit is not None]
-
-    def _outcome_names(self, store: CellStore) -> list[str]:
-        """Return the plan's outcomes, and the scalars that the program named itself."""
-        horizons = store.result(self.cells[1])["horizons"]
-        own = sorted({name for probes in horizons.values() for name in probes.get("", {})})
-        return [*self.plan.outcomes, *(name for name in own if name not in self.plan.outcomes)]
-
-    def _outcomes(self, store: CellStore) -> list[CellOutcome]:
-        outcomes: list[CellOutcome] = []
-        for cell in self._measured():
-            result = store.result(cell)
-            for horizon, probes in result["horizons"].items():
-                for probe, values in probes.items():
-                    classes = probe and result["probes"][probe]["kind"] == "classification"
-                    outcomes.append(
-                        CellOutcome(
-                            arm=cell.arm,
-                            unit=int(cell.unit or 0),
-                            horizon=int(horizon),
-                            probe=probe,
-                            values={name: float(value) for name, value in values.items()},
-                            predictions=store.predictions(cell, probe, int(horizon)) if classes else None,
-                        )
-                    )
-        return outcomes
+    def _where(self, fork: Fork) -> str:
+        """Return where a fork lies, for a sentence; the run is named where the plan has several."""
+        runs = {each.run for each in self.plan.forks}
+        return f"at step {fork.at}" + (f" of {Path(fork.run.path).name}" if len(runs) > 1 else "")
 
     def _predicate(self, estimate: dict[str, Any]) -> dict[str, Any]:
         return {
             "format": "study-1",
             "verdict": estimate["verdict"],
             "plan_sha256": self.plan.sha256,
-            "run": estimate["run"],
-            "cells": len(self.cells),
+            "runs": [fork["run"] for fork in estimate["forks"]],
+            "cells": len({cell.hash for fork in self.forks for cell in fork.cells.all()}),
         }
+
+
+def _is_settled(estimate: dict[str, Any]) -> bool:
+    """Say whether every contrast that was measured has its verdict."""
+    return all(row["verdict"] != "inconclusive" or not row["units"] for row in estimate["estimates"])

@@ -42,18 +42,19 @@ def _effect(probe: str, outcome: str, rows: Sequence[Row], several: bool, limits
     heading = f"{word[:1].upper() + word[1:] if distance else word}{f' on {probe}' if several else ''}"
     level = as_number(rows[0]["level"])
     percent = f"{100 * level:.4g} %" if level is not None else "stated"
+    where = f"on probe {probe}" if probe else "as the program itself measures it"
     note = (
-        f"Mean distance between the treated and the carried network's predictions on probe {probe}. It is never "
+        f"Mean distance between the treated and the carried network's predictions {where}. It is never "
         f"negative and never tested against zero; the {percent} interval describes its mean."
         if distance
-        else f"Treated minus carried, paired by unit, on probe {probe}, with a {percent} interval. Right of the dashed "
+        else f"Treated minus carried, paired by unit, {where}, with a {percent} interval. Right of the dashed "
         "line, the intervention raised it."
     )
     shown = rows[: limits.rows]
     return Effect(
         heading=heading,
         note=note,
-        chart=_forest(word, probe, rows, distance),
+        chart=_forest(word, where, rows, distance),
         table=_table(word, shown, len(rows)),
         sentences=tuple((mark(ROWS, str(row["verdict"])), str(row["sentence"])) for row in shown),
         warnings=_warnings(shown),
@@ -61,7 +62,7 @@ def _effect(probe: str, outcome: str, rows: Sequence[Row], several: bool, limits
     )
 
 
-def _forest(word: str, probe: str, rows: Sequence[Row], distance: bool) -> Chart | None:
+def _forest(word: str, where: str, rows: Sequence[Row], distance: bool) -> Chart | None:
     values = []
     for row in rows:
         estimate = as_number(row["estimate"])
@@ -84,7 +85,7 @@ def _forest(word: str, probe: str, rows: Sequence[Row], distance: bool) -> Chart
         if distance
         else "Circle: effect. Diamond: equivalent. Triangle: inconclusive. Line: interval."
     )
-    return Chart(drawn, f"{what[:1].upper() + what[1:]} on probe {probe}. {legend}")
+    return Chart(drawn, f"{what[:1].upper() + what[1:]} {where}. {legend}")
 
 
 def _table(word: str, rows: Sequence[Row], total: int) -> Table:

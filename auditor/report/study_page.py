@@ -15,7 +15,7 @@ from auditor.report.marks import VERDICTS, Mark, mark
 from auditor.report.run_page import proofs
 from auditor.report.tables import claims_section, findings_section, inputs_section, pairs, table
 from auditor.report.text import NOTHING, as_number, figure, plain, plural
-from auditor.report.views import Limits, Section, Subject
+from auditor.report.views import Limits, Section, Subject, Table
 
 Document = Mapping[str, Any]
 
@@ -61,12 +61,15 @@ def _sentence(verification: Document, estimate: Document) -> str:
     if not estimate:
         return "This study has no readable estimate: it is unfinished, and nothing can be said of effects."
     if estimate["verdict"] == "gate failed":
-        first = estimate["gate"].get("first")
+        fork = next(fork for fork in estimate["forks"] if fork["verdict"] == "gate failed")
+        first = fork["gate"].get("first")
         where = f" They part at step {first['step']}, {first.get('source') or 'source unknown'}." if first else ""
-        return f"The replay did not reproduce the recorded run, so no effect is believed.{where}"
+        whose = "" if len(estimate["forks"]) == 1 else f" of {_place(estimate, fork)}"
+        return f"The replay did not reproduce the recorded run{whose}, so no effect is believed there.{where}"
     if estimate["verdict"] == "null failed":
-        bad = ", ".join(str(n["name"]) for n in estimate["nulls"] if n["verdict"] == "failed")
-        return f"A comparison that must show nothing showed something ({bad}), so no effect is believed."
+        failed = [n for fork in estimate["forks"] for n in fork["nulls"] if n["verdict"] == "failed"]
+        bad = ", ".join(dict.fromkeys(str(n["name"]) for n in failed))
+        return f"A comparison that must show nothing showed something ({bad}), so no effect is believed there."
     counts: dict[str, int] = {}
     for row in estimate["estimates"]:
         if row["estimand"] != "function distance":
@@ -87,15 +90,15 @@ def _sentence(verification: Document, estimate: Document) -> str:
 def _facts(estimate: Document, plan: Document, predicate: Document) -> tuple[tuple[str, str], ...]:
     if not estimate:
         return (("Status", "no readable estimate.json"),)
-    fork, rows = estimate["fork"], estimate["estimates"]
+    forks, rows = estimate["forks"], estimate["estimates"]
     horizons = sorted({row["horizon"] for row in rows}) or plan.get("horizons", [])
     units = {"fork": "fork seeds: every stream re-keyed at the fork", "full": "full seeds: trained from the start"}
     most = max((len(row["units"]) for row in rows), default=0)
     facts = [
-        ("Run", str(estimate["run"]["path"]).rstrip("/").rsplit("/", 1)[-1]),
-        ("Fork", f"after step {fork['at']}"),
+        ("Run", ", ".join(dict.fromkeys(_run_name(fork) for fork in forks))),
+        ("Fork", ", ".join(dict.fromkeys(f"after step {fork['at']}" for fork in forks))),
         ("Horizons", f"{plain(horizons)} steps"),
-        ("Units", f"{most} {units.get(str(fork['units']), str(fork['units']))}"),
+        ("Units", f"{most} {units.get(str(estimate['units']), str(estimate['units']))}"),
         ("Holds for", str(estimate["conditional"])),
         ("Plan", f"{str(estimate['plan']['sha256'])[:16]} (SHA-256, before any cell ran)"),
     ]
@@ -114,6 +117,8 @@ def _plan(plan: Document, limits: Limits) -> Section:
         ("horizons", plan["horizons"]),
         ("equivalence margins", {k: f"±{figure(v)}" for k, v in plan["margins"].items()} or "none declared"),
         ("units", f"{len(plan['units']['seeds'])} {plan['units']['kind']} seeds"),
+        ("looks after", f"{plain(plan['looks'])} units" if plan["looks"] else "the last unit only"),
+        ("tests adjusted together", {"plan": "all of the plan", "fork": "those of each fork"}[plan["family"]]),
         ("seed of the inference", plan["seed"]),
     ]
     tables = (
@@ -127,46 +132,114 @@ def _results(estimate: Document, limits: Limits) -> tuple[Section, ...]:
     if not estimate:
         return (Section("effects", "Effects", ("There is no readable estimate.json.",)),)
     controls = _controls(estimate, limits)
-    if estimate["verdict"] != "complete":
+    believed = [row for row in estimate["estimates"] if _is_believed(estimate, row)]
+    if estimate["verdict"] != "complete" and not believed:
         text = "Not shown: a study whose gate or nulls failed reports nothing but that."
         return controls, Section("effects", "Effects", (text,)), _receipts(estimate, limits)
-    rows = estimate["estimates"]
+    rows = [{**row, "arm": _arm_name(estimate, row["fork"], row["arm"])} for row in believed]
     left = effects.hidden(rows, limits)
+    look = estimate["look"]
     text = (
-        "An effect needs an interval that excludes zero and an adjusted p of at most 0.05. p is the sign-flip p-value; "
-        "the adjusted p covers every tested contrast of the plan."
+        f"An effect needs an interval that excludes zero and an adjusted p of at most {1.0 - look['level']:.3g}. p is "
+        "the sign-flip p-value; the adjusted p covers the family of tests that the plan declares."
     )
+    if look["looks"] > 1:
+        text += f" This is look {look['number']} of {look['looks']}, after {look['units']} of {look['of']} units."
     more = (f"{plural(left, 'more outcome')} not shown; estimate.json has all of them.",) if left else ()
     shown = Section("effects", "Effects", (text, *more), effects=effects.effects(rows, limits))
     return shown, controls, _receipts(estimate, limits)
 
 
 def _controls(estimate: Document, limits: Limits) -> Section:
-    gate = estimate["gate"]
-    first = gate.get("first")
-    parted = (
-        f"parts at step {first['step']}, {first.get('source') or 'source unknown'}"
-        if first
-        else (f"{plural(gate['steps'], 'step')} reproduced, {gate['numerics']} numerics class")
-    )
-    rows: list[tuple[str | Mark, ...]] = [("fidelity gate", mark(VERDICTS, str(gate["verdict"])), parted)]
-    nulls = estimate["nulls"]
-    rows += [(str(n["name"]), mark(VERDICTS, str(n["verdict"])), str(n["message"])) for n in nulls[: limits.rows]]
+    rows: list[tuple[str | Mark, ...]] = []
+    causes: list[str] = []
+    for fork in estimate["forks"]:
+        gate, nulls = fork["gate"], fork["nulls"]
+        first = gate.get("first")
+        parted = (
+            f"parts at step {first['step']}, {first.get('source') or 'source unknown'}"
+            if first
+            else f"{plural(gate['steps'], 'step')} reproduced, {gate['numerics']} numerics class"
+        )
+        place = () if len(estimate["forks"]) == 1 else (_place(estimate, fork),)
+        rows.append((*place, "fidelity gate", mark(VERDICTS, str(gate["verdict"])), parted))
+        rows += [(*place, str(n["name"]), mark(VERDICTS, str(n["verdict"])), str(n["message"])) for n in nulls]
+        causes += [
+            f"Why the gate failed, as far as it can be told: {cause['class']} ({cause['confidence']}): "
+            f"{'; '.join(cause['evidence'])}."
+            for cause in gate["causes"]
+        ]
     text = "The gate replays the recorded run before any arm is believed; nulls are comparisons that must show nothing."
-    found = table("Gate and nulls", ("control", "verdict", "what it found"), rows, total=len(nulls) + 1)
-    return Section("controls", "Gate and nulls", (text,), (found,))
+    columns = [*_fork_column(estimate), "control", "verdict", "what it found"]
+    found = table("Gate and nulls", columns, rows[: limits.rows], total=len(rows))
+    return Section("controls", "Gate and nulls", (text, *causes[:10]), (found, *_floors(estimate, limits)))
+
+
+def _floors(estimate: Document, limits: Limits) -> tuple[Table, ...]:
+    """What one unit in the last place of every weight does: the size below which an effect is churn."""
+    rows = [
+        (
+            *(() if len(estimate["forks"]) == 1 else (_place(estimate, fork),)),
+            str(size["probe"]),
+            str(size["outcome"]),
+            str(size["horizon"]),
+            figure(size["size"], 3),
+            str(size["units"]),
+        )
+        for fork in estimate["forks"]
+        for null in fork["nulls"]
+        for size in null.get("sizes", [])
+    ]
+    if not rows:
+        return ()
+    columns = [*_fork_column(estimate), "probe", "outcome", "horizon", "mean size", "units"]
+    last = len(columns)
+    return (
+        table(
+            "The floor: every weight moved by one unit in the last place. An effect is to be read beside it.",
+            columns,
+            rows[: limits.rows],
+            numeric={last - 3, last - 2, last - 1},
+            total=len(rows),
+        ),
+    )
+
+
+def _fork_column(estimate: Document) -> list[str]:
+    return [] if len(estimate["forks"]) == 1 else ["fork"]
+
+
+def _run_name(fork: Document) -> str:
+    return str(fork["run"]["path"]).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _place(estimate: Document, fork: Document) -> str:
+    """A fork's name: its run where there are several, and its step."""
+    several = len({each["run"]["path"] for each in estimate["forks"]}) > 1
+    return f"{_run_name(fork)}, step {fork['at']}" if several else f"step {fork['at']}"
+
+
+def _is_believed(estimate: Document, row: Document) -> bool:
+    forks = estimate["forks"]
+    return bool(row["fork"] < len(forks) and forks[row["fork"]]["verdict"] == "complete")
+
+
+def _arm_name(estimate: Document, fork: int, name: str) -> str:
+    forks = estimate["forks"]
+    return name if len(forks) == 1 or fork >= len(forks) else f"{_place(estimate, forks[fork])}: {name}"
 
 
 def _receipts(estimate: Document, limits: Limits) -> Section:
     rows = []
-    for arm in estimate["arms"]:
+    arms = [(number, arm) for number, fork in enumerate(estimate["forks"]) for arm in fork["arms"]]
+    for number, arm in arms:
         receipts = arm["receipts"]
         count = f"{receipts['applied']} of {receipts['applied'] + receipts['not_applied']}"
         for receipt in receipts["examples"][:3] or [{}]:
             changed = as_number(receipt.get("changed"))
             rows.append(
                 (
-                    str(arm["name"]),
+                    _arm_name(estimate, number, str(arm["name"])),
                     plain(receipt.get("source")),
                     count,
                     figure(receipt.get("norm_before")),
@@ -201,8 +274,7 @@ def _commands(name: str, estimate: Document, plan: Document) -> Section:
         (f"memaudit verify {study}", "checks the study's files again, without running anything"),
         (f"memaudit report {study} -o report.html", "makes this page"),
     ]
-    run = str(estimate["run"]["path"]) if estimate else str(plan["forks"][0]["run"]) if plan else ""
-    if run:
-        again = f"memaudit replay {shlex.quote(run)} --plan {shlex.quote(name + '/plan.yaml')} --out again"
+    if plan:
+        again = f"memaudit replay --plan {shlex.quote(name + '/plan.json')} --out again"
         commands.insert(0, (again, "runs every cell again; runs the author's code, and asks first"))
     return Section("commands", "To repeat this", commands=tuple(commands))

@@ -47,7 +47,7 @@ def test_the_package_of_the_page_is_replayed_like_what_is_built_in(
     assert "there is no intervention 'negate' on 'params'" in without.stderr
     answer = memaudit(*words, cwd=tmp_path, MEMAUDIT_HOME=home, PYTHONPATH=installed(tmp_path))
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    (arm,) = json.loads(answer.stdout)["arms"]
+    (arm,) = json.loads(answer.stdout)["forks"][0]["arms"]
     (receipt,) = arm["receipts"]["examples"]
     assert (receipt["source"], receipt["do"], receipt["applied"], receipt["changed"]) == ("params", "negate", True, 1.0)
     assert receipt["norm_before"] == receipt["norm_after"]

@@ -71,7 +71,7 @@ class Recorded:
     switches: dict[str, Any]
 
     def cells(self, *do: str, at: int, horizon: int) -> list[Cell]:
-        plan = from_options(str(self.path), at, list(do), [horizon], 1, {}, 0)
+        plan = from_options(str(self.path), [at], do, [horizon], 1)
         view = RunView.open(self.path)
         return plan_cells(plan, view, reach(view, at, horizon))
 
@@ -473,8 +473,8 @@ def test_the_command_replays_a_swap_with_workers_and_the_gate_passes(tmp_path: P
     answer = memaudit("replay", "run", *words, "--out", "study", "--json", cwd=tmp_path, **paths)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     estimate = json.loads(answer.stdout)
-    assert estimate["gate"]["verdict"] == "passed"
-    (arm,) = estimate["arms"]
+    assert estimate["forks"][0]["gate"]["verdict"] == "passed"
+    (arm,) = estimate["forks"][0]["arms"]
     assert (arm["receipts"]["applied"], arm["desynchronised"]) == (2, [])
     logs = {}
     for path in (tmp_path / "study" / "cells").iterdir():

@@ -73,7 +73,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=path,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert json.loads(answer.stdout)["gate"]["verdict"] == "passed"
+    assert json.loads(answer.stdout)["forks"][0]["gate"]["verdict"] == "passed"
     return path / "study"
 
 

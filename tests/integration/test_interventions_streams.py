@@ -61,7 +61,7 @@ def replayed(path: Path, words: list[str], *replay: object) -> dict[str, tuple[S
     assert answer.returncode == 0, answer.stderr
     answer = memaudit("replay", "run", *replay, "--seeds", 2, "--out", "study", "--trust-code", "--json", cwd=path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert json.loads(answer.stdout)["gate"]["verdict"] == "passed"
+    assert json.loads(answer.stdout)["forks"][0]["gate"]["verdict"] == "passed"
     found = {}
     for (arm, unit, repeat), cell in cells(path / "study").items():
         if (unit, repeat) == (0, 0):

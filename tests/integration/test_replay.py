@@ -77,10 +77,10 @@ def test_two_units_draw_different_batches_right_after_a_fork_that_reproduces_the
     # A pass has 6 batches (5 where the last is dropped): the fork lies inside the second pass, ids are pending.
     run = recorded(tmp_path, *words)
     estimate = replay(run, "--at", 8, "--do", "optimizer=reset", "--horizon", 6)
-    assert estimate["gate"]["verdict"] == "passed"
-    assert estimate["gate"]["numerics"] == "same"
-    assert estimate["gate"]["steps"] >= 6
-    assert estimate["nulls"][0]["verdict"] == "passed"
+    assert estimate["forks"][0]["gate"]["verdict"] == "passed"
+    assert estimate["forks"][0]["gate"]["numerics"] == "same"
+    assert estimate["forks"][0]["gate"]["steps"] >= 6
+    assert estimate["forks"][0]["nulls"][0]["verdict"] == "passed"
     found = cells(tmp_path / "study")
     first, second = (next(step for step in steps_of(found["carry", unit, 0]) if step.step == 9) for unit in (0, 1))
     assert first.ids != second.ids
@@ -98,21 +98,22 @@ def test_two_units_draw_different_batches_right_after_a_fork_that_reproduces_the
 
 def test_a_fork_at_a_passes_end_reproduces_too(tmp_path: Path) -> None:
     estimate = replay(recorded(tmp_path), "--at", 6, *RESET, "--horizon", 6)
-    assert estimate["gate"] == {"verdict": "passed", "steps": 6, "numerics": "same", "first": None}
+    gate = estimate["forks"][0]["gate"]
+    assert gate == {"verdict": "passed", "steps": 6, "numerics": "same", "first": None, "causes": []}
 
 
 def test_a_fork_at_the_very_start_reproduces_too(tmp_path: Path) -> None:
     estimate = replay(recorded(tmp_path), "--at", 0, *RESET, "--horizon", 4)
-    assert estimate["gate"]["steps"] == 4
+    assert estimate["forks"][0]["gate"]["steps"] == 4
     # There is no momentum yet: nothing was reset, and that is not called "no effect".
     assert {row["verdict"] for row in estimate["estimates"]} == {"not applied"}
-    assert estimate["arms"][0]["receipts"]["not_applied"] == 2
+    assert estimate["forks"][0]["arms"][0]["receipts"]["not_applied"] == 2
 
 
 def test_no_momentum_is_not_applied(tmp_path: Path) -> None:
     estimate = replay(recorded(tmp_path, "--optimizer", "plain"), "--at", 8, *RESET, "--horizon", 3)
     assert {row["verdict"] for row in estimate["estimates"]} == {"not applied"}
-    reason = estimate["arms"][0]["receipts"]["examples"][0]["reason"]
+    reason = estimate["forks"][0]["arms"][0]["receipts"]["examples"][0]["reason"]
     assert "keeps no momentum_buffer" in reason
 
 
@@ -230,11 +231,17 @@ def test_a_training_that_cannot_repeat_fails_the_gate_and_reports_nothing_else(t
     assert answer.returncode == 4, answer.stderr
     estimate = json.loads(answer.stdout)
     assert estimate["verdict"] == "gate failed"
-    assert estimate["gate"]["first"] == {"step": 7, "source": "optimizer.momentum_buffer"}
+    assert estimate["forks"][0]["gate"]["first"] == {"step": 7, "source": "optimizer.momentum_buffer"}
     assert estimate["estimates"] == []
-    assert estimate["nulls"][0]["verdict"] == "failed"
-    # Only the gate and the null ran.
-    assert len(cells(tmp_path / "run-study")) == 3
+    assert estimate["forks"][0]["nulls"][0]["verdict"] == "failed"
+    (cause, *_) = estimate["forks"][0]["gate"]["causes"]
+    assert cause["class"] == "nondeterminism"
+    # Only the controls ran.
+    assert {(arm, unit) for arm, unit, _ in cells(tmp_path / "run-study")} == {
+        ("gate", None),
+        ("carry", 0),
+        ("carry", 1),
+    }
 
 
 def test_a_horizon_past_the_end_is_a_usage_error_with_the_last_step(shuffled: Path) -> None:
@@ -246,7 +253,7 @@ def test_a_horizon_past_the_end_is_a_usage_error_with_the_last_step(shuffled: Pa
 
 def test_a_horizon_at_the_very_end_is_measured(shuffled: Path) -> None:
     estimate = replay(shuffled, "--at", 16, *RESET, "--horizon", 2, out="end")
-    assert estimate["gate"]["verdict"] == "passed"
+    assert estimate["forks"][0]["gate"]["verdict"] == "passed"
     assert estimate["estimates"]
 
 
@@ -265,7 +272,8 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(shuffled: Path, tmp_path
         *("replay", shuffled, "--at", 8, *RESET, "--horizon", 3, "--dry-run", "--out", tmp_path / "s"), cwd=tmp_path
     )
     assert answer.returncode == 0
-    assert "cells     22 of 5 steps" in answer.stdout
+    assert "cells     27: 10 units, the gate, carry once more, and the floor of 1 ulp" in answer.stdout
+    assert "reach     " in answer.stdout
     assert "1.00 standard deviations" in answer.stdout
     assert not (tmp_path / "s").exists()
 

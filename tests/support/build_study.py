@@ -190,40 +190,59 @@ def estimate_document(
         CellOutcome(first if c.arm == "reset momentum" else c.arm, c.unit, c.horizon, c.probe, c.values, c.predictions)
         for c in cells(units, probe=probe)
     ]
-    rows = build_rows(found, arms, horizons=(20, 60), margins={"nll": 0.005}, seed=0, at=120)
+    rows = build_rows(found, arms, horizons=(20, 60), margins={"nll": 0.005}, seed=0, at={0: "at step 120"})
     passed = verdict != "gate failed"
     return {
         "format": "estimate-1",
         "verdict": verdict,
         "plan": {"sha256": "12" * 32},
-        "run": {"path": "runs/digits", "manifest_sha256": None, "trace_head": None},
-        "fork": {"at": 120, "units": "fork"},
+        "units": "fork",
         "conditional": "conditional on this anchor",
-        "gate": {
-            "verdict": "passed" if passed else "failed",
-            "steps": 60,
-            "numerics": "same",
-            "first": None if passed else {"step": 131, "source": "bn"},
-        },
-        "nulls": [
+        "look": {"number": 1, "looks": 1, "units": units, "of": units, "level": 0.95},
+        "forks": [
             {
-                "name": "carry/carry",
-                "verdict": "failed" if verdict == "null failed" else "passed",
-                "message": "two controls of unit 0 compared bit for bit",
-            }
-        ],
-        "arms": [
-            {
-                "name": arm.name,
-                "do": [dict(d) for d in arm.do],
-                "desynchronised": [],
-                "receipts": {
-                    "applied": arm.applied or 0,
-                    "not_applied": arm.not_applied,
-                    "examples": [receipt(str(arm.do[0]["source"]), applied=bool(arm.applied))] if arm.do else [],
+                "run": {"path": "runs/digits", "manifest_sha256": None, "trace_head": None},
+                "at": 120,
+                "reach": {"way": "restore", "anchor": "anchors/step-000120", "refused": []},
+                "verdict": verdict,
+                "gate": {
+                    "verdict": "passed" if passed else "failed",
+                    "steps": 60,
+                    "numerics": "same",
+                    "first": None if passed else {"step": 131, "source": "bn"},
+                    "causes": []
+                    if passed
+                    else [{"class": "nondeterminism", "confidence": "likely", "evidence": ["all that went in agrees"]}],
                 },
+                "nulls": [
+                    {
+                        "name": "carry/carry",
+                        "verdict": "failed" if verdict == "null failed" else "passed",
+                        "message": "two controls of unit 0 compared bit for bit",
+                    },
+                    {
+                        "name": "1-ulp floor",
+                        "verdict": "measured",
+                        "message": "every weight moved by one unit in the last place, in 5 units",
+                        "sizes": [{"probe": probe, "outcome": "tv", "horizon": 20, "units": 5, "size": 3.1e-7}],
+                    },
+                ],
+                "arms": [
+                    {
+                        "name": arm.name,
+                        "do": [dict(d) for d in arm.do],
+                        "desynchronised": [],
+                        "receipts": {
+                            "applied": arm.applied or 0,
+                            "not_applied": arm.not_applied,
+                            "examples": [receipt(str(arm.do[0]["source"]), applied=bool(arm.applied))]
+                            if arm.do
+                            else [],
+                        },
+                    }
+                    for arm in arms
+                ],
             }
-            for arm in arms
         ],
         "estimates": rows,
         "findings": [],
@@ -238,11 +257,17 @@ def study_for_report(path: Path, **choices: Any) -> Path:
     plan = {
         "format": "plan-1",
         "forks": [{"run": "runs/digits", "at": 120}],
-        "arms": [{"name": arm["name"], "do": arm["do"]} for arm in document["arms"] if arm["do"]],
+        "arms": [{"name": arm["name"], "do": arm["do"]} for arm in document["forks"][0]["arms"] if arm["do"]],
         "horizons": [20, 60],
         "units": {"kind": "fork", "seeds": list(range(20))},
         "outcomes": ["nll", "accuracy", "tv", "disagreement"],
         "margins": {"nll": 0.005},
+        "probes": None,
+        "level": 0.95,
+        "family": "plan",
+        "looks": [],
+        "reach": "auto",
+        "executor": {"kind": "forkserver", "jobs": None, "timeout": None, "memory": None, "attempts": 3},
         "seed": 0,
     }
     write_canonical(path / "plan.json", plan)

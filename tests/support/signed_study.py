@@ -26,6 +26,12 @@ def signed_study(
         "units": {"kind": "fork", "seeds": seeds},
         "outcomes": ["nll"],
         "margins": {},
+        "probes": None,
+        "level": 0.95,
+        "family": "plan",
+        "looks": [],
+        "reach": "auto",
+        "executor": {"kind": "forkserver", "jobs": None, "timeout": None, "memory": None, "attempts": 3},
         "seed": 0,
     }
     text = canonical(plan) + b"\n"
@@ -34,6 +40,7 @@ def signed_study(
     treated = [1.5 + 0.02 * seed for seed in seeds]
     differences = [after - before for before, after in zip(control, treated, strict=True)]
     row: dict[str, Any] = {
+        "fork": 0,
         "arm": "reset",
         "estimand": "signed ATE",
         "probe": "p",
@@ -57,17 +64,25 @@ def signed_study(
         "format": "estimate-1",
         "verdict": "complete",
         "plan": {"sha256": plan_sha256 or hashlib.sha256(text).hexdigest()},
-        "run": {"path": "run", "manifest_sha256": "0" * 64, "trace_head": "0" * 64},
-        "fork": {"at": 3, "units": "fork"},
+        "units": "fork",
         "conditional": "conditional on this anchor",
-        "gate": {"verdict": "passed", "steps": 5, "numerics": "same", "first": None},
-        "nulls": [{"name": "carry/carry", "verdict": "passed", "message": "equal"}],
-        "arms": [
+        "look": {"number": 1, "looks": 1, "units": units, "of": units, "level": 0.95},
+        "forks": [
             {
-                "name": "reset",
-                "do": do,
-                "desynchronised": [],
-                "receipts": {"applied": units, "not_applied": 0, "examples": []},
+                "run": {"path": "run", "manifest_sha256": "0" * 64, "trace_head": "0" * 64},
+                "at": 3,
+                "reach": {"way": "restore", "anchor": "anchors/step-000003", "refused": []},
+                "verdict": "complete",
+                "gate": {"verdict": "passed", "steps": 5, "numerics": "same", "first": None, "causes": []},
+                "nulls": [{"name": "carry/carry", "verdict": "passed", "message": "equal"}],
+                "arms": [
+                    {
+                        "name": "reset",
+                        "do": do,
+                        "desynchronised": [],
+                        "receipts": {"applied": units, "not_applied": 0, "examples": []},
+                    }
+                ],
             }
         ],
         "estimates": [row],
@@ -81,7 +96,7 @@ def signed_study(
         "format": "study-1",
         "verdict": "complete",
         "plan_sha256": hashlib.sha256(text).hexdigest(),
-        "run": estimate["run"],
+        "runs": [fork["run"] for fork in estimate["forks"]],
         "cells": 2 * units,
     }
     write_manifest(root, STUDY, predicate, key)
@@ -98,8 +113,9 @@ def _cell(root: Path, arm: str, unit: int, value: float) -> None:
         "seed": "0",
         "threads": 1,
         "interop_threads": 1,
+        "reach": "restore",
         "anchor": {**place, "files": {"tensors.safetensors": "0" * 64, "values.json": "0" * 64}},
-        "fork": {"at": 3, "where": "pass"},
+        "fork": {"at": 3, "where": "pass", "before": 2},
         "arm": arm,
         "do": [] if arm == "carry" else [{"source": "optimizer", "do": "reset"}],
         "unit": unit,
@@ -121,6 +137,8 @@ def _cell(root: Path, arm: str, unit: int, value: float) -> None:
         "probes": {"p": {"inputs": "A" * 22, "targets": None, "size": 4, "kind": "none"}},
         "receipts": [],
         "fork": {"rekeyed": {}, "order_kept": None, "absent_streams": []},
+        "streams": {},
+        "given": {},
         "numerics": {},
     }
     (directory / "result.json").write_bytes(canonical(result) + b"\n")

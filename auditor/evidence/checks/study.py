@@ -17,8 +17,10 @@ from auditor.findings.rules import Rule, register
 
 _CELL = re.compile(r"cells/([0-9a-f]{64})/(cell\.json|result\.json)")
 _TOLERANCE = 1e-9
-_Values = dict[tuple[str, int | None, int, str, str], list[float]]
-"""By arm, unit, horizon, probe and outcome: the values measured, one a cell (carry runs twice for one unit)."""
+_Place = tuple[str | None, int]
+"""A fork: the SHA-256 of its run's manifest, and its step."""
+_Values = dict[tuple[_Place | None, str, int | None, int, str, str], list[float]]
+"""By fork, arm, unit, horizon, probe and outcome: the values measured, one a cell (carry runs twice for one unit)."""
 
 
 def check(examined: Examination) -> Iterator[Finding | Claim]:
@@ -97,6 +99,7 @@ def _cells(examined: Examination) -> Iterator[Finding | Claim]:
 def _rows(examined: Examination, estimate: dict[str, Any]) -> Iterator[Finding | Claim]:
     faults = 0
     values = _cell_values(examined)
+    forks = [(fork["run"]["manifest_sha256"], fork["at"]) for fork in estimate["forks"]]
     for index, row in enumerate(estimate["estimates"]):
         where = f"{ESTIMATE}#/estimates/{index}"
         differences = [float(value) for value in row["differences"] if value is not None]
@@ -114,7 +117,8 @@ def _rows(examined: Examination, estimate: dict[str, Any]) -> Iterator[Finding |
                     expected=repr(told),
                     found=repr(mean),
                 )
-        for name, unit, told, found in _not_in_cells(row, values):
+        fork = forks[row["fork"]] if row["fork"] < len(forks) else None
+        for name, unit, told, found in _not_in_cells(row, fork, values):
             faults += 1
             place = f"{row['arm']}, {row['outcome']}, unit {unit}, {name}"
             if found is None:
@@ -146,23 +150,27 @@ def _cell_values(examined: Examination) -> _Values:
         if match is None or match[2] != "result.json":
             continue
         result = examined.document(path, "cell-result")
-        if isinstance(result, MemauditError):
+        description = examined.document(f"{CELLS}/{match[1]}/cell.json", "cell")
+        if isinstance(result, MemauditError) or not isinstance(description, dict):
             continue
+        place = (description["run"]["manifest"], description["fork"]["at"])
         for horizon, probes in result["horizons"].items():
             for probe, outcomes in probes.items():
                 for outcome, value in outcomes.items():
-                    key = (result["arm"], result["unit"], int(horizon), probe, outcome)
+                    key = (place, result["arm"], result["unit"], int(horizon), probe, outcome)
                     values.setdefault(key, []).append(float(value))
     return values
 
 
-def _not_in_cells(row: dict[str, Any], values: _Values) -> Iterator[tuple[str, int, float, float | None]]:
+def _not_in_cells(
+    row: dict[str, Any], fork: _Place | None, values: _Values
+) -> Iterator[tuple[str, int, float, float | None]]:
     """Yield (member, unit, value told, value measured or None) where a row differs from the cells it is made of."""
     if row["estimand"] != "signed ATE":
         return
     for name, arm in (("control", "carry"), ("treated", row["arm"])):
         for unit, told in zip(row["units"], row[name] or (), strict=False):
-            measured = values.get((arm, unit, row["horizon"], row["probe"], row["outcome"]))
+            measured = values.get((fork, arm, unit, row["horizon"], row["probe"], row["outcome"]))
             if told is not None and not any(_close(float(told), value, abs(value)) for value in measured or ()):
                 yield name, unit, float(told), measured[0] if measured else None
 

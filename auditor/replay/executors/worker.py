@@ -47,6 +47,8 @@ def run_cell(directory: str, launch: Launch) -> int:
         runpy.run_module("auditor.adapters.program", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        raise  # somebody's who sits before this very process
     except BaseException:
         import traceback
 

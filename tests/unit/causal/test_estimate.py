@@ -31,7 +31,7 @@ def some(differences: list[float], *, noise: float = 0.05, probe: str = "p") -> 
 
 
 def nll(found: list[CellOutcome], arms: list[Arm] | None = None, **choices: Any) -> dict[str, Any]:
-    [row] = build_rows(found, arms or ARMS, outcomes=("nll",), horizons=(100,), at=400, **choices)
+    [row] = build_rows(found, arms or ARMS, outcomes=("nll",), horizons=(100,), at={0: "at step 400"}, **choices)
     return row
 
 
