@@ -13,6 +13,7 @@ from auditor.cli.consent import check_run, consent, program_lines
 from auditor.errors import MemauditError
 
 if TYPE_CHECKING:
+    from auditor.replay.executors.choice import Executors
     from auditor.replay.plan import Execution, Plan
     from auditor.replay.study import Study
 
@@ -82,20 +83,25 @@ def command(
     it was when the same command is given again.
     """
     from auditor.evidence.run_view import RunView
+    from auditor.replay.executors.choice import Executors
     from auditor.replay.study import Study
 
     plan, text = _plan(run, plan_file, at, do, horizons, seeds, reach)
     execution = _execution(plan.execution, jobs, timeout, memory, in_process=in_process)
     views = {path: RunView.open(Path(path)) for path in dict.fromkeys(fork.run for fork in plan.forks)}
-    for view in views.values():
-        check_run(view)
-    study = Study(plan, [views[fork.run] for fork in plan.forks], out or _default_out(plan, plan_file))
-    if dry_run:
-        _describe(study, execution, err=False)
-        return
-    _describe(study, execution, err=True)
-    consent("replay", [fork.launch.script for fork in study.forks], trusted=trust_code)
-    estimate = _execute(study, execution, key, text)
+    out = out or _default_out(plan, plan_file)
+    threads = max(view.environment["numerics"]["threads"] for view in views.values())
+    with Executors(execution, out, threads) as executors:
+        if trust_code and not dry_run and plan.reach != "fork":
+            executors.warm(next(iter(views.values())))
+        for view in views.values():
+            check_run(view)
+        study = Study(plan, [views[fork.run] for fork in plan.forks], out)
+        _describe(study, execution, err=not dry_run)
+        if dry_run:
+            return
+        consent("replay", [fork.launch.script for fork in study.forks], trusted=trust_code)
+        estimate = _execute(study, executors, key, text, live=execution.kind != "in-process")
     if form == "json":
         import json
 
@@ -186,17 +192,14 @@ def _describe(study: Study, execution: Execution, *, err: bool) -> None:
     click.echo(f"plan      {plan.sha256} (SHA-256)", err=err)
 
 
-def _execute(study: Study, execution: Execution, key: Path | None, text: bytes | None) -> dict[str, Any]:
+def _execute(study: Study, executors: Executors, key: Path | None, text: bytes | None, *, live: bool) -> dict[str, Any]:
     from auditor.cli.progress import LiveProgress
     from auditor.evidence.keys import load_or_create_default, load_private
-    from auditor.replay.executors.choice import Executors
 
-    threads = max(fork.run.environment["numerics"]["threads"] for fork in study.forks)
     signer = load_or_create_default() if key is None else load_private(key)
     try:
-        # In this process a debugger may be on the terminal: nothing is redrawn there.
-        live = False if execution.kind == "in-process" else None
-        with LiveProgress(live=live) as progress, Executors(execution, study.out, threads) as executors:
+        # With cells in this process a debugger may be on the terminal: nothing is redrawn there.
+        with LiveProgress(live=None if live else False) as progress:
             return study.execute(executors, signer, plan_text=text, observer=progress)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; the same command goes on in {study.out} where it stopped", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -69,7 +68,6 @@ class Study:
             If cells fail, or units turn out equal.
         """
         self._prepare(plan_text)
-        self._fix_hash_seed()
         store = CellStore(self.out / "cells")
         store.sweep()
         for fork in self.forks:
@@ -129,14 +127,6 @@ class Study:
                 why="it is fixed when a process starts, and the cells of a study are started by one process",
                 next_step="write a plan for each of them",
             )
-
-    def _fix_hash_seed(self) -> None:
-        """Give the processes to come the recorded hash seed: it orders sets, and is fixed when a process starts."""
-        recorded = self.forks[0].run.environment["flags"]["PYTHONHASHSEED"]
-        if recorded is None:
-            os.environ.pop("PYTHONHASHSEED", None)
-        else:
-            os.environ["PYTHONHASHSEED"] = recorded
 
     def _prepare(self, plan_text: bytes | None) -> None:
         declared = self.out / "plan.json"

@@ -8,12 +8,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from auditor.evidence.run_view import RunView
 from auditor.replay.executors.forkserver import ForkserverExecutor
 from auditor.replay.executors.in_process import InProcessExecutor
 from auditor.replay.executors.limits import Limits
 from auditor.replay.executors.trunk import TrunkExecutor, TrunkRefused
 from auditor.replay.fork import Fork
 from auditor.replay.plan import Execution
+
+
+def fix_hash_seed(run: RunView) -> None:
+    """Give the processes to come the recorded hash seed: it orders sets, and is fixed when a process starts."""
+    recorded = run.environment["flags"]["PYTHONHASHSEED"]
+    if recorded is None:
+        os.environ.pop("PYTHONHASHSEED", None)
+    else:
+        os.environ["PYTHONHASHSEED"] = recorded
 
 
 class Executors:
@@ -49,6 +59,7 @@ class Executors:
         """
         if fork.reached.way != "fork":
             if self._shared is None:
+                fix_hash_seed(fork.run)
                 self._shared = self._make_shared()
             return self._shared
         if self._execution.kind == "in-process":
@@ -69,6 +80,12 @@ class Executors:
                 raise
             self._trunks[fork.number] = trunk
         return self._trunks[fork.number]
+
+    def warm(self, run: RunView) -> None:
+        """Have torch loaded where cells like this run's will begin, while the caller has something else to do."""
+        fix_hash_seed(run)
+        if self._shared is None and self._execution.kind == "forkserver":
+            self._shared = self._make_shared()
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -117,6 +117,8 @@ class ForkserverExecutor(Executor):
             # answer a Ctrl-C with a traceback. The tracker comes first, as starting it unblocks the signal.
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # Now, not with the first task: loading torch takes seconds in which others have something to do.
+            forkserver.ensure_running()
             while self._serve():
                 pass
         except BaseException as error:
