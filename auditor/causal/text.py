@@ -87,7 +87,8 @@ def _verdict(estimate: dict[str, Any]) -> str:
     if worst is not None and not rows:
         return worst
     effects = sum(row["verdict"] == "effect" for row in rows)
-    tested = sum(row["verdict"] != "descriptive" for row in rows)
+    # Where there is no interval, nothing was tested: an outcome that nobody measured, or too few units.
+    tested = sum(row["verdict"] in _TESTED and row["interval"] is not None for row in rows)
     told = f"{effects} of {tested} tested contrasts show an effect; {estimate['conditional']}"
     if look["looks"] > 1:
         told += f"; look {look['number']} of {look['looks']}, after {look['units']} of {look['of']} units"

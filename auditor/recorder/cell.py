@@ -235,35 +235,40 @@ class Cell(Session):
         key = self.description["key"]
         if self.entry is not None:
             self.entry.forget()
-        streams = self.main_streams()
-        active = [stream for stream in streams if not self._rests(stream, beginning)]
-        self._generators = [_generator_of(stream) for stream in active]
-        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in active}
-        for stream in streams:
-            if stream not in active:
-                stream.rekey(key)  # for now: units are to differ in every stream
+        streams = [stream for stream in super().main_streams() if not self._rests(stream, beginning)]
+        self._generators = [_generator_of(stream) for stream in streams]
+        self._fork_report["rekeyed"] = {stream.name: str(stream.rekey(key)) for stream in streams}
         # Workers that live on would keep streams that nobody re-keyed; those of passes in progress go with the redraw.
         self.loaders.forget_workers()
 
     def _rests(self, stream: Stream, beginning: Pass | None) -> bool:
         """Say whether a stream serves only loaders that are not being walked: it is re-keyed where they are next.
 
-        Which of these a process knows depends on where it began, and what they draw then must not.
+        Which of these a process knows depends on where it began; what is drawn, and told, must not.
         """
         walked = {each.loader for each in (*self.open, *([] if beginning is None else [beginning]))}
         return bool(stream.places) and all(
             place.loader is not None and place.loader not in walked for place in stream.places
         )
 
+    def _is_rekeyed(self, stream: Stream) -> bool:
+        generator = _generator_of(stream)
+        return any(generator is known or generator == known for known in self._generators)
+
+    def main_streams(self) -> list[Stream]:
+        """Return the random streams of this process; after the fork of a unit, those that rest only once re-keyed."""
+        streams = super().main_streams()
+        if not self._forked or self.description["key"] is None:
+            return streams
+        return [stream for stream in streams if not self._rests(stream, None) or self._is_rekeyed(stream)]
+
     def _rekey_new(self, new: Pass) -> None:
         """Re-key the streams that appear after the fork, such as the generator of a loader not walked before."""
         key = self.description["key"]
         if self._forked and key is not None:
-            for stream in self.main_streams():
-                generator = _generator_of(stream)
-                known_here = any(generator is known or generator == known for known in self._generators)
-                if not known_here and not self._rests(stream, new):
-                    self._generators.append(generator)
+            for stream in super().main_streams():
+                if not self._is_rekeyed(stream) and not self._rests(stream, new):
+                    self._generators.append(_generator_of(stream))
                     seed = stream.rekey(f"{key}/pass {new.number}")
                     self._fork_report["rekeyed"][f"{stream.name} of pass {new.number}"] = str(seed)
 

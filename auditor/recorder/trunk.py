@@ -1,8 +1,8 @@
 """The trunk: one process that comes to the fork and stays there; each cell is forked from it and goes on by itself.
 
 Who asks for cells (``auditor/replay/executors/trunk.py``) and the trunk send each other lines of JSON over a socket:
-``{"cell": DIRECTORY}``, or nothing any more; ``{"refused": REASON}`` or ``{"standing": true}``, then
-``{"began": DIRECTORY, "pid": N}`` and ``{"ended": DIRECTORY, "status": N}``.
+``{"cell": DIRECTORY, "number": N}``, or nothing any more; ``{"refused": REASON}`` or ``{"standing": true}``, then
+``{"began": N, "pid": PID}`` and ``{"ended": N, "status": STATUS}``.
 """
 
 from __future__ import annotations
@@ -69,11 +69,20 @@ def replayed(settings: Settings, directory: Path, run: Path) -> Cell:
 
 
 @dataclass(frozen=True)
+class _Order:
+    directory: str
+    number: int
+
+
+@dataclass(frozen=True)
 class _Child:
     pid: int
-    directory: str
-    name: str
-    """Its part of the scratch folder."""
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Its part of the scratch folder."""
+        return f"cell-{self.number}"
 
 
 class Trunk(Cell):
@@ -91,7 +100,6 @@ class Trunk(Cell):
         self._is_child = False
         self._before = Baseline.now(control.files)
         self._begun = False
-        self._count = 0
 
     def _fork(self, beginning: Pass | None = None) -> None:
         """Stand here and serve; go on in the children only."""
@@ -141,23 +149,22 @@ class Trunk(Cell):
                 if child is None:
                     return
                 children[os.pidfd_open(child.pid)] = child
-                control.send(began=child.directory, pid=child.pid)
+                control.send(began=child.number, pid=child.pid)
 
     def _begin_child(
-        self, directory: str, scratch: Scratch, lifeline: tuple[int, int], children: dict[int, _Child]
+        self, order: _Order, scratch: Scratch, lifeline: tuple[int, int], children: dict[int, _Child]
     ) -> _Child | None:
         """Fork; return the child in the trunk, and None in the child, which is the cell then."""
-        self._count += 1
-        name = f"cell-{self._count}"
         streams = self.read_streams()
         _flush()
         pid = os.fork()
+        child = _Child(pid, order.number)
         if pid:
-            return _Child(pid, directory, name)
+            return child
         self._is_child = True
         try:
-            self._become(Path(directory), lifeline, children)
-            scratch.enter(name)
+            self._become(Path(order.directory), lifeline, children)
+            scratch.enter(child.name)
             # Python's own stream is seeded anew in every forked process.
             self.set_streams(streams)
         except BaseException as error:
@@ -171,7 +178,7 @@ class Trunk(Cell):
         _, status = os.waitpid(child.pid, 0)
         os.close(handle)
         scratch.remove(child.name)
-        self._control.send(ended=child.directory, status=os.waitstatus_to_exitcode(status))
+        self._control.send(ended=child.number, status=os.waitstatus_to_exitcode(status))
 
     # In a child.
 
@@ -209,13 +216,13 @@ def _began(run: Path) -> float:
         return 0.0
 
 
-def _order(connection: Connection) -> str | None:
-    """Return the directory of the cell that is asked for; None where the trunk is to end."""
+def _order(connection: Connection) -> _Order | None:
+    """Return the cell that is asked for; None where the trunk is to end."""
     try:
         order = json.loads(connection.recv_bytes(_LONGEST_ORDER))
     except (EOFError, OSError):
         return None
-    return order.get("cell")  # type: ignore[no-any-return]
+    return _Order(order["cell"], order["number"])
 
 
 def _end(children: Iterable[_Child]) -> NoReturn:

@@ -195,24 +195,25 @@ def from_document(document: Any, where: Where) -> Plan:
     error = next(iter(errors), None)
     if error is not None:
         raise _schema_error(error, where)
-    try:
-        canonical_bytes(document)
-    except (TypeError, ValueError) as reason:
-        raise PlanError("a value that canonical JSON cannot hold", where=where(()), why=str(reason)[:300]) from None
+    found = _unholdable(document)
+    if found is not None:
+        place, reason = found
+        raise PlanError("a value that canonical JSON cannot hold", where=where(place), why=reason[:300])
     plan = Plan(
-        forks=tuple(PlannedFork(item["run"], item["at"]) for item in document["forks"]),
+        # JSON Schema takes 14.0 for an integer.
+        forks=tuple(PlannedFork(item["run"], int(item["at"])) for item in document["forks"]),
         arms=tuple(_arms(document["arms"], where)),
-        horizons=tuple(sorted(document["horizons"])),
-        seeds=tuple(document["units"]["seeds"]),
+        horizons=tuple(sorted(map(int, document["horizons"]))),
+        seeds=tuple(map(int, document["units"]["seeds"])),
         probes=None if document["probes"] is None else tuple(document["probes"]),
         outcomes=tuple(document["outcomes"]),
         margins={name: float(value) for name, value in document["margins"].items()},
         level=float(document["level"]),
         family=document["family"],
-        looks=tuple(document["looks"]),
+        looks=tuple(map(int, document["looks"])),
         reach=document["reach"],
-        execution=Execution(**document["executor"]),
-        seed=document["seed"],
+        execution=_execution(document["executor"]),
+        seed=int(document["seed"]),
     )
     _check(plan, document, where)
     return plan
@@ -274,14 +275,18 @@ def _with_defaults(document: dict[Any, Any], where: Where) -> dict[Any, Any]:
     }
     document = {**defaults, **document}
     units = document.get("units")
-    if isinstance(units, dict) and isinstance(units.get("count"), int) and "seeds" not in units:
-        if units["count"] > _MAX_UNITS:
-            raise PlanError(f"more than {_MAX_UNITS} units", where=where(("units", "count")))
-        document["units"] = {
-            **{name: value for name, value in units.items() if name != "count"},
-            "kind": units.get("kind", "fork"),
-            "seeds": list(range(units["count"])),
-        }
+    if isinstance(units, dict):
+        units = {"kind": "fork", **units}
+        if "seeds" not in units and "count" in units:
+            count = units.pop("count")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_UNITS:
+                raise PlanError(
+                    "the number of units is no whole number that can be run",
+                    where=where(("units", "count")),
+                    next_step=f"use one from 1 to {_MAX_UNITS}",
+                )
+            units["seeds"] = list(range(count))
+        document["units"] = units
     executor = document["executor"]
     if isinstance(executor, dict):
         memory = executor.get("memory")
@@ -295,6 +300,26 @@ def _with_defaults(document: dict[Any, Any], where: Where) -> dict[Any, Any]:
                 )
         document["executor"] = {**asdict(Execution()), **executor, "memory": memory}
     return document
+
+
+def _execution(declared: Mapping[str, Any]) -> Execution:
+    whole = {name: None if declared[name] is None else int(declared[name]) for name in ("jobs", "memory", "attempts")}
+    return Execution(**{**declared, **whole})
+
+
+def _unholdable(value: Any, place: Place = ()) -> tuple[Place, str] | None:
+    """Return where the innermost value stands that canonical JSON cannot hold, and why it cannot; None if it can."""
+    try:
+        canonical_bytes(value)
+    except (TypeError, ValueError) as reason:
+        items: list[tuple[Any, Any]] = []
+        if isinstance(value, dict):
+            items = [(name, below) for name, below in value.items() if isinstance(name, str)]
+        elif isinstance(value, list):
+            items = list(enumerate(value))
+        inner = (_unholdable(below, (*place, name)) for name, below in items)
+        return next((found for found in inner if found is not None), (place, str(reason)))
+    return None
 
 
 def _schema_error(error: ValidationError, where: Where) -> PlanError:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,19 +64,16 @@ def test_three_ways_to_one_step_give_one_result(tmp_path: Path, at: int, words: 
         assert forked.files == restored.files
         assert forked.after(at) == restored.after(at)
         assert (forked.path / "trace.jsonl").read_bytes() == (restored.path / "trace.jsonl").read_bytes()
-        told = [each.result for each in (restored, rerun)]
-        # An anchor may hold the stream of a loader that the program does not walk before the last horizon.
-        for result in told:
-            result["fork"].pop("absent_streams")
-        assert told[0] == told[1]
-        for one, two in zip(restored.after(at), rerun.after(at), strict=True):
-            shown = dict(two[6].items() & one[6].items()) if one[6].keys() < two[6].keys() else two[6]
-            assert (*one[:6], one[7]) == (*two[:6], two[7])
-            assert shown == one[6]
-        predictions = [
-            {name: data for name, data in each.files.items() if name.endswith("npy")} for each in (restored, rerun)
-        ]
-        assert predictions[0] == predictions[1]
+        assert rerun.after(at) == restored.after(at)
+        if rerun.result["unit"] is None:
+            # An anchor may hold the stream of a loader that the program does not walk before the last horizon.
+            assert without_absent(rerun.result) == without_absent(restored.result)
+        else:
+            assert rerun.files == restored.files
+
+
+def without_absent(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "fork": {**result["fork"], "absent_streams": None}}
 
 
 def test_the_small_training_gives_one_result_in_all_ways(tmp_path: Path) -> None:
@@ -245,8 +243,8 @@ def until(condition: Callable[[], bool]) -> None:
 class Standing:
     """A trunk whose cells of unit 0 stand still."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
-        self.rolling = Rolling(record(folder, "--hang-unit", "0"), 8, [2], "fork")
+    def __init__(self, folder: Path, limits: Limits | None = None, workers: int = 2) -> None:
+        self.rolling = Rolling(record(folder, "--hang-unit", "0"), 8, [2], "fork", workers=workers)
         self.executor = self.rolling.trunk(limits)
 
     def submit(self, unit: int) -> tuple[Path, Future[Ended]]:
@@ -313,13 +311,12 @@ def test_a_cell_that_takes_too_long_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_stopped_study_ends_trunk_and_cells(tmp_path: Path) -> None:
-    standing = Standing(tmp_path)
-    running, (_, waiting), (_, third) = standing.hanging(), standing.submit(0), standing.submit(1)
+    standing = Standing(tmp_path, workers=1)
+    running, (_, waiting) = standing.hanging(), standing.submit(1)
     pids = {standing.trunk(), *standing.cells()}
     standing.executor.shutdown(cancel_futures=True)
     assert running.result().status == -signal.SIGKILL
-    assert waiting.cancelled() or waiting.result().status == -signal.SIGKILL
-    assert third.cancelled()
+    assert waiting.cancelled()
     until(lambda: not alive(pids))
     assert not standing.executor.log.exists()
 

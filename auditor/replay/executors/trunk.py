@@ -120,7 +120,8 @@ class TrunkExecutor(Executor):
         self._begun = 0
         """Trunks begun since one stood."""
         self._waiting: deque[tuple[Future[Ended], str]] = deque()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[int, _Running] = {}
+        self._handed_out = 0
         self._starts: list[Future[None]] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -271,9 +272,10 @@ class TrunkExecutor(Executor):
                 future, directory = self._waiting.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
-            self._running[directory] = _Running(future)
+            self._handed_out += 1
+            self._running[self._handed_out] = _Running(future)
             try:
-                self._trunk.connection.send_bytes(json.dumps({"cell": directory}).encode())
+                self._trunk.connection.send_bytes(json.dumps({"cell": directory, "number": self._handed_out}).encode())
             except OSError:
                 return  # it was killed: its end is about to be read
 

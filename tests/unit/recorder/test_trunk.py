@@ -49,10 +49,10 @@ def test_a_broken_manifest_tells_no_begin(tmp_path: Path) -> None:
 def test_orders_are_read_until_nobody_is_there_any_more() -> None:
     ours, theirs = Pipe()
     control = Control(theirs, lambda _: None, frozenset())
-    ours.send_bytes(json.dumps({"cell": "/a"}).encode())
-    assert trunk._order(control.connection) == "/a"
-    control.send(began="/a", pid=7)
-    assert json.loads(ours.recv_bytes()) == {"began": "/a", "pid": 7}
+    ours.send_bytes(json.dumps({"cell": "/a", "number": 3}).encode())
+    assert trunk._order(control.connection) == trunk._Order("/a", 3)
+    control.send(began=3, pid=7)
+    assert json.loads(ours.recv_bytes()) == {"began": 3, "pid": 7}
     ours.close()
     assert trunk._order(control.connection) is None
     theirs.close()
