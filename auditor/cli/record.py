@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from auditor.artifact.run_directory import MANIFEST
 from auditor.errors import MemauditError, NothingToAuditError
 
 
@@ -84,9 +85,11 @@ def command(
         status = _run(list(command), {**given, "MEMAUDIT_NOTE": str(note)})
         runs = note.read_text("utf-8").splitlines() if note.exists() else []
     for run in runs:
-        shown = os.path.relpath(run)
-        click.echo(f"recorded {shown if len(shown) < len(run) else run}", err=True)
-        click.echo(f"next: memaudit verify {shown if len(shown) < len(run) else run}", err=True)
+        shown = min(os.path.relpath(run), run, key=len)
+        whole = (Path(run) / MANIFEST).is_file()
+        what = "recorded" if whole else "the recording was cut short, and is unfinished:"
+        click.echo(f"{what} {shown}", err=True)
+        click.echo(f"next: memaudit {'verify' if whole else 'seal'} {shown}", err=True)
     if not runs and status == 0:
         if os.environ.get("MEMAUDIT", "").lower() == "off":
             click.echo("memaudit: MEMAUDIT=off, nothing was recorded", err=True)

@@ -124,9 +124,23 @@ class UserOutcome:
         self.function = function
 
     def measure(self, streams: list[Stream]) -> float:
-        """Return ``float(function())``; streams are afterwards as they were."""
-        with Preserved(streams), _eagerly(), torch.no_grad():
-            return float(self.function())
+        """Return ``float(function())``; streams are afterwards as they were.
+
+        Raises
+        ------
+        MemauditError
+            If the function fails, or gives no number.
+        """
+        try:
+            with Preserved(streams), _eagerly(), torch.no_grad():
+                return float(self.function())
+        except Exception as error:
+            raise MemauditError(
+                f"the outcome {self.name} cannot be measured",
+                where="run.outcome(…)",
+                why=f"{type(error).__name__}: {error}",
+                next_step="it is measured before the first step too: let it give a number there, such as nan",
+            ) from error
 
 
 class _evaluating:  # noqa: N801 - reads as a statement

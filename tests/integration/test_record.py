@@ -194,3 +194,24 @@ def test_what_cannot_be_captured_is_refused_by_name_before_any_step(tmp_path: Pa
     assert answer.returncode == 1
     assert "inner.thing" in answer.stderr
     assert "without pickle" in answer.stderr
+
+
+def test_a_recording_that_broke_off_is_not_called_recorded(tmp_path: Path) -> None:
+    """An outcome that could not be measured ended the recording at step 0, and the command said "recorded run"."""
+    (tmp_path / "train.py").write_text(
+        "import torch, auditor\n"
+        "with auditor.record('run', seed=0) as run:\n"
+        "    model = torch.nn.Linear(2, 1)\n"
+        "    run.watch(model=model)\n"
+        "    run.outcome('broken', lambda: {}['python'])\n"
+        "    for step in run.steps(3):\n"
+        "        run.batch(content=torch.ones(1))\n"
+        "        run.step()\n"
+        "print('done')\n"
+    )
+    answer = memaudit("record", "--out", "run", "--", sys.executable, "train.py", cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (0, "done\n")
+    assert "recording stopped at step 0" in answer.stderr
+    assert "the outcome broken cannot be measured" in answer.stderr
+    assert "the recording was cut short, and is unfinished: run" in answer.stderr
+    assert "recorded run" not in answer.stderr

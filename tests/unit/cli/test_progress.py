@@ -56,7 +56,8 @@ def on_a_terminal(*words: str, columns: int = 100, rows: int = 40, **environment
     """Run the script on a terminal of its own; return what it wrote there."""
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    sizes_and_colours = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")  # pytest's workers set sizes of their own
+    plain = {name: value for name, value in os.environ.items() if name not in sizes_and_colours}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *words],
         cwd=ROOT,
