@@ -5,6 +5,7 @@ The public names are imported lazily, so that reading evidence never imports tor
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["KeyedDataset", "MemauditError", "Run", "__version__", "record"]
+
+try:
+    STARTED_IN: str | None = str(Path.cwd())
+    """The directory when this was first imported: programs like to change theirs before they record."""
+except OSError:  # it is gone
+    STARTED_IN = None
 
 _HOMES = {
     "record": "auditor.adapters.explicit",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_TESTED = ("effect", "equivalent", "inconclusive")
+
 
 def lines(estimate: dict[str, Any]) -> list[str]:
     """Return the lines that tell an ``estimate-1``: each fork's gate, nulls and arms, the verdict last."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "replay", epilog="Exit status: 0 complete, gate and nulls passed · 1 a null failed · 2 usage · 4 the gate failed."
+    "replay",
+    epilog="Exit status: 0 complete, gate and nulls passed · 1 a null failed · 2 usage · 4 the gate or cells failed.",
 )
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
 @click.option(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import auditor
 from auditor.artifact.run_directory import MAX_SOURCE_BYTES, MAX_SOURCE_FILE_BYTES, MAX_SOURCE_FILES, can_keep_source
 
 
@@ -86,14 +87,19 @@ def read_program(*, keep: bool = True) -> ProgramFiles:
         "module": specification.name if specification is not None and specification.name != "__main__" else None,
         "modules": hashes,
         "kept": sorted(kept),
-        "cwd": str(Path.cwd()),
+        "cwd": str(_started_in()),
     }
     return ProgramFiles(described, kept)
 
 
+def _started_in() -> Path:
+    """Return the directory the program was started in, as far as that is known: replay starts it there again."""
+    return Path.cwd() if auditor.STARTED_IN is None else Path(auditor.STARTED_IN)
+
+
 def _shown(path: Path) -> str:
     # Relative where it can be: the path then means something on another machine, and says less about this one.
-    here = Path.cwd().resolve()
+    here = _started_in().resolve()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

@@ -3,10 +3,12 @@
 Two things lead from a forked process to its parent's files: descriptors that were open, and the working directory. Both
 are re-pointed in the child: open files to copies, and the working directory to a view of it in the scratch folder, of
 real directories with copies of files that the program may write and links to the others. The program wrote its files
-when it was recorded; so those are copied that changed since the recording began.
+when it was recorded; so those are copied that changed since the recording began, and of older ones those that are
+small, as an arm may come to write what the recording did not.
 
 **What is not caught**: absolute paths, relative ones that lead out of the working directory (``../other``: they can be
-read, and what is written goes to the original), and what lies deeper than the view is made of.
+read, and what is written goes to the original), large files that are older than the recording, and what lies deeper
+than the view is made of.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import os
 import shutil
 import stat
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auditor.errors import MemauditError
@@ -28,6 +30,10 @@ ENTRIES = 2_000
 """How many entries a view has; a directory that has more than what is left of them is a link."""
 COPIED_BYTES = 256 * 2**20
 """How much is copied for each cell."""
+OLDER_FILE_BYTES = 2**20
+"""How large a file may be that is copied although it is older than the recording."""
+OLDER_BYTES = 16 * 2**20
+"""How much of those is copied for each cell, in the order of the view."""
 
 _FLAGS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | getattr(os, "O_SYNC", 0)
 _Inode = tuple[int, int]
@@ -62,6 +68,8 @@ class _Entry:
     """From the root of what is laid."""
     target: str = ""
     inode: _Inode = (0, 0)
+    size: int | None = None
+    """Bytes of a regular file; None of anything else."""
 
 
 class Scratch:
@@ -90,9 +98,9 @@ class Scratch:
             self.cwd = Path.cwd()
             self.files = [file for file in _open_files() if file.number not in own]
             written = {file.inode for file in self.files if file.is_writable}
-            self._entries = list(_view(self.cwd, since, {path.resolve() for path in whole}, written))
+            self._entries = _with_older(_view(self.cwd, since, {path.resolve() for path in whole}, written))
             above = list(_ancestors(self.cwd))
-            copied = {each.inode: Path(each.target).stat().st_size for each in self._entries if each.kind == "copy"}
+            copied = {each.inode: each.size or 0 for each in self._entries if each.kind == "copy"}
         except OSError as error:
             raise _refused(f"the working directory cannot be looked through: {error}") from error
         copied |= {file.inode: file.size for file in self.files if file.is_writable}
@@ -222,11 +230,27 @@ def _view(cwd: Path, since: float, whole: Collection[Path], written: Collection[
 
 
 def _leaf(entry: os.DirEntry[str], path: str, since: float, written: Collection[_Inode]) -> _Entry:
+    if entry.is_symlink():
+        target = Path(entry.path).readlink()
+        if not target.is_absolute() and ".." not in target.parts:
+            return _Entry("link", path, str(target))  # it leads to the same place of the view
     try:
         found = entry.stat()
     except OSError:
         return _Entry("link", path, entry.path)  # a link that leads nowhere
     inode = (found.st_dev, found.st_ino)
     changed = max(found.st_mtime, found.st_ctime) >= since
-    kind = "copy" if stat.S_ISREG(found.st_mode) and (changed or inode in written) else "link"
-    return _Entry(kind, path, entry.path, inode)
+    if not stat.S_ISREG(found.st_mode):
+        return _Entry("link", path, entry.path, inode)
+    return _Entry("copy" if changed or inode in written else "link", path, entry.path, inode, found.st_size)
+
+
+def _with_older(view: Iterable[_Entry]) -> list[_Entry]:
+    """Return the view with copies of small files in place of links to them, as far as they may be copied."""
+    left = OLDER_BYTES
+    found = []
+    for entry in view:
+        small = entry.kind == "link" and entry.size is not None and entry.size <= min(OLDER_FILE_BYTES, left)
+        left -= entry.size if small and entry.size is not None else 0
+        found.append(replace(entry, kind="copy") if small else entry)
+    return found

@@ -17,6 +17,7 @@ import auditor
 from auditor.artifact import strict_json
 from auditor.artifact.canonical import canonical_bytes, write_canonical
 from auditor.artifact.intervention_table import AT, kind_of, takes_from
+from auditor.artifact.run_directory import TRACE
 from auditor.errors import MemauditError
 from auditor.evidence.run_view import RunView
 from auditor.replay.order_places import ORDER, Walked
@@ -214,6 +215,8 @@ class CellStore:
         if result is None:
             if (working / "result.json").exists():
                 return "its result.json cannot be read"
+            if (working / TRACE).exists():
+                return "the program's process ended in the middle of the training, past everything that tells why"
             return "the program ended without reaching its recorder: did it enter auditor.record()?"
         if result["status"] != "finished":
             return str(result.get("error"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from auditor.artifact.intervention_table import kind_of
+from auditor.causal.distances import DISTANCES
 from auditor.causal.estimate import Arm, CellOutcome, build_rows
 from auditor.errors import MemauditError
 from auditor.evidence.run_view import RunView
@@ -115,6 +116,12 @@ class Fork:
         horizons = store.result(self.controls()[1])["horizons"]
         own = sorted({name for probes in horizons.values() for name in probes.get("", {})})
         return [*self.plan.outcomes, *(name for name in own if name not in self.plan.outcomes)]
+
+    def measured_names(self, store: CellStore) -> set[str]:
+        """Return the names of all that the control measured, the distances among them where there are classes."""
+        found = self._measured(store, self.controls()[1])
+        distances = set(DISTANCES) if any(each.predictions is not None for each in found) else set()
+        return {name for each in found for name in each.values} | distances
 
     def arms(self, store: CellStore, units: Sequence[int]) -> list[Arm]:
         """Return the arms for the estimate, with what their receipts say."""

@@ -66,7 +66,10 @@ def floor_null(rows: Sequence[dict[str, Any]], reason: str) -> dict[str, Any]:
         for row in rows
         if row["differences"] and all(isinstance(value, float | int) for value in row["differences"])
     ]
-    units = max((size["units"] for size in sizes), default=0)
+    if not sizes:
+        message = "every weight moved by one unit in the last place; no outcome of the plan could be measured"
+        return {"name": name, "verdict": "measured", "message": message, "sizes": []}
+    units = max(size["units"] for size in sizes)
     message = f"every weight moved by one unit in the last place, in {units} units; mean size:"
     return {"name": name, "verdict": "measured", "message": message, "sizes": sizes}
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from auditor.artifact import run_directory
 from auditor.artifact.canonical import write_atomically, write_canonical
+from auditor.artifact.run_directory import MANIFEST
 from auditor.causal.estimate import build_rows
 from auditor.errors import MemauditError
+from auditor.evidence import manifest
 from auditor.evidence.keys import SigningKey
 from auditor.evidence.manifest import STUDY, write_manifest
 from auditor.evidence.run_view import RunView
@@ -18,7 +22,7 @@ from auditor.replay.cells import Cell, CellStore
 from auditor.replay.executors.run import run_cells
 from auditor.replay.executors.trunk import TrunkRefused
 from auditor.replay.fork import Fork
-from auditor.replay.plan import CONTROL, Plan
+from auditor.replay.plan import CONTROL, DEFAULT_OUTCOMES, Plan
 from auditor.replay.progress import Observer
 
 VERDICTS = ("gate failed", "null failed", "complete")
@@ -41,6 +45,7 @@ class Study:
         self.plan = plan
         self.out = out
         self.forks = [Fork(plan, number, run) for number, run in enumerate(runs)]
+        self._check_distinct()
         self._check_hash_seeds()
 
     def execute(
@@ -70,13 +75,17 @@ class Study:
         self._prepare(plan_text)
         store = CellStore(self.out / "cells")
         store.sweep()
+        _check_unchanged(self.out)
         for fork in self.forks:
             self._settle(fork, store, executor_of)
         cells = [cell for fork in self.forks for cell in fork.cells.all()]
+        if not all(store.is_done(cell) for cell in cells):
+            (self.out / MANIFEST).unlink(missing_ok=True)
         observer.planned(cells, [cell for cell in cells if store.is_done(cell)])
         for fork in self.forks:
             self._run(fork, fork.first_cells(), store, executor_of, observer)
             fork.examine(store)
+        self._check_outcomes(store)
         believed = [fork for fork in self.forks if fork.verdict == "complete"]
         estimate: dict[str, Any] = {}
         for number, units in enumerate(self.plan.look_units, 1):
@@ -88,7 +97,7 @@ class Study:
             if _is_settled(estimate):
                 break
         write_canonical(self.out / "estimate.json", estimate)
-        (self.out / "manifest.json").unlink(missing_ok=True)
+        (self.out / MANIFEST).unlink(missing_ok=True)
         write_manifest(self.out, STUDY, self._predicate(estimate), key)
         return estimate
 
@@ -118,6 +127,30 @@ class Study:
         ):
             if not all(store.is_done(cell) for cell in stage):
                 run_cells(stage, store, fork.launch, executor_of(fork), observer, self.plan.execution.attempts)
+
+    def _check_distinct(self) -> None:
+        """Refuse one fork that the plan names twice, by two paths: its tests would count double."""
+        seen: dict[tuple[str | None, int], Fork] = {}
+        for fork in self.forks:
+            other = seen.setdefault((fork.run.manifest_sha256, fork.at), fork)
+            if other is not fork:
+                raise MemauditError(
+                    f"two forks are the same: {other.name} and {fork.name}",
+                    why="they are one run, by its manifest",
+                    next_step="leave one of them out",
+                )
+
+    def _check_outcomes(self, store: CellStore) -> None:
+        """Refuse a name that nothing measures, before any arm runs: a margin under it would never be tested."""
+        measured = {name for fork in self.forks for name in fork.measured_names(store)}
+        named = {name for name in self.plan.outcomes if name not in DEFAULT_OUTCOMES} | set(self.plan.margins)
+        for name in sorted(named - measured):
+            near = difflib.get_close_matches(name, measured, n=1)
+            raise MemauditError(
+                f"the plan names the outcome {name}, and the program measures none of that name",
+                where=str(self.out / "plan.json"),
+                next_step=f"did you mean {near[0]}?" if near else f"it measures {', '.join(sorted(measured))}",
+            )
 
     def _check_hash_seeds(self) -> None:
         seeds = {fork.run.environment["flags"]["PYTHONHASHSEED"] for fork in self.forks}
@@ -205,6 +238,33 @@ class Study:
             "runs": [fork["run"] for fork in estimate["forks"]],
             "cells": len({cell.hash for fork in self.forks for cell in fork.cells.all()}),
         }
+
+
+def _check_unchanged(out: Path) -> None:
+    """Refuse a signed study whose files were changed: what was never measured would be signed again."""
+    if not (out / MANIFEST).exists():
+        return
+    inventory = run_directory.scan(out)
+    try:
+        signed = manifest.parse(inventory.bytes_of(MANIFEST), str(out / MANIFEST)).subjects
+    except MemauditError as error:
+        raise MemauditError(
+            "the study's manifest cannot be read, so nobody knows whether its cells are as they were signed",
+            where=str(out / MANIFEST),
+            why=error.what,
+            next_step="name another directory with --out",
+        ) from error
+    listed = {name for name in signed if name != "estimate.json"}  # that one is made anew
+    for name in sorted(listed | {name for name in inventory.files if name.startswith("cells/")}):
+        if name not in inventory.files or name not in signed or inventory.open(name).sha256 != signed[name]:
+            cell = "/".join(name.split("/")[:2])
+            raise MemauditError(
+                "the study was changed since it was signed",
+                where=str(out / name),
+                next_step=f"remove {out / MANIFEST} and {out / cell}: the same command makes that cell again"
+                if name.startswith("cells/")
+                else "name another directory with --out",
+            )
 
 
 def _is_settled(estimate: dict[str, Any]) -> bool:

@@ -77,7 +77,7 @@ def _sentence(verification: Document, estimate: Document) -> str:
     order = ("effect", "equivalent", "inconclusive", "not applied")
     said = ", ".join(f"{counts[word]} {word}" for word in order if word in counts)
     whole = (
-        f"The study is complete: gate and nulls passed; {plural(sum(counts.values()), 'tested contrast')}: {said}."
+        f"The study is complete: gate and nulls passed; {plural(sum(counts.values()), 'contrast')}: {said}."
         if said
         else ("The study is complete: gate and nulls passed.")
     )

@@ -281,3 +281,18 @@ def test_a_contradiction_is_a_usage_error(noisy: Path, tmp_path: Path, words: tu
     assert answer.returncode == 2
     assert text in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(("line", "near"), [("margins: {thet: 1}", "theta"), ("outcomes: [momentun]", "momentum")])
+def test_a_name_that_nothing_measures_is_refused_before_any_arm_runs(
+    noisy: Path, tmp_path: Path, line: str, near: str
+) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        f"format: plan-1\nforks: [{{run: {noisy}, at: 3}}]\nhorizons: [2]\nunits: {{count: 2}}\n"
+        f"arms: [{{do: [{{source: optimizer, do: reset}}]}}]\n{line}\n"
+    )
+    answer = memaudit("replay", "--plan", "plan.yaml", "--out", "study", "--trust-code", cwd=tmp_path)
+    assert answer.returncode == 2, answer.stdout
+    assert f"did you mean {near}?" in answer.stderr
+    arms = {json.loads(path.read_text())["arm"] for path in tmp_path.glob("study/cells/*/cell.json")}
+    assert arms == {"gate", "carry"}

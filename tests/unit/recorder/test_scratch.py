@@ -77,8 +77,10 @@ def test_files_written_by_relative_paths_leave_the_originals_as_they_are(here: P
             file.write("!")
         Path("made.txt").write_text("made")
         Path("data/made.txt").write_text("made")
-        Path("old.txt").unlink()
-        Path("old.txt").write_text("replaced")
+        with Path("old.txt").open("a") as file:
+            file.write("an arm alone writes this one")
+        with Path("link/old.bin").open("a") as file:
+            file.write("and this one")
         return [
             found,
             Path("new.txt").read_text(),
@@ -195,3 +197,14 @@ def test_more_than_can_be_copied_is_refused_with_the_size(here: Path) -> None:
         survey(here, since=0.0, own=open_files())
     assert "257 MiB" in (caught.value.why or "")
     survey(here, own=open_files())  # older than the recording: it is linked
+
+
+def test_older_files_that_are_large_are_links(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OLDER_FILE_BYTES", len("old.txt"))
+    surveyed = survey(here, own=open_files())
+
+    def act() -> Any:
+        surveyed.enter("a")
+        return [Path(name).is_symlink() for name in ("old.txt", "data/old.bin", "new.txt")]
+
+    assert in_a_fork(act) == [False, True, False]
