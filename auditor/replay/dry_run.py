@@ -77,7 +77,7 @@ def _power(study: Study) -> str:
     looks = len(study.plan.look_units)
     smallest = detectable(units, level=1.0 - (1.0 - study.plan.level) / looks)
     if smallest is None:
-        return f"power     {count(units, 'unit')} are too few to detect anything"
+        return "power     one unit is too few to detect anything"
     return (
         f"power     {count(units, 'unit')} detect a difference of {smallest:.2f} standard deviations of the paired "
         f"differences (power .8, level {study.plan.level:g}" + (f" split among {looks} looks)" if looks > 1 else ")")
