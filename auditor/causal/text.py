@@ -91,7 +91,8 @@ def _verdict(estimate: dict[str, Any]) -> str:
     effects = sum(row["verdict"] == "effect" for row in rows)
     # Where there is no interval, nothing was tested: an outcome that nobody measured, or too few units.
     tested = sum(row["verdict"] in _TESTED and row["interval"] is not None for row in rows)
-    told = f"{effects} of {tested} tested contrasts show an effect; {estimate['conditional']}"
+    shown = f"{effects} of {tested} tested contrasts show an effect" if tested else "nothing could be tested"
+    told = f"{shown}; {estimate['conditional']}"
     if look["looks"] > 1:
         told += f"; look {look['number']} of {look['looks']}, after {look['units']} of {look['of']} units"
     if worst is not None:

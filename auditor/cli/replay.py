@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from auditor.cli.consent import check_run, consent, program_lines
 from auditor.errors import MemauditError
 
 if TYPE_CHECKING:
+    from auditor.evidence.run_view import RunView
     from auditor.replay.executors.choice import Executors
     from auditor.replay.plan import Execution, Plan
     from auditor.replay.study import Study
@@ -84,12 +86,14 @@ def command(
     it was when the same command is given again.
     """
     from auditor.evidence.run_view import RunView
-    from auditor.replay.executors.choice import Executors
+    from auditor.replay.executors.choice import IN_THIS_PROCESS, Executors
     from auditor.replay.study import Study
 
     plan, text = _plan(run, plan_file, at, do, horizons, seeds, reach)
     execution = _execution(plan.execution, jobs, timeout, memory, in_process=in_process)
     views = {path: RunView.open(Path(path)) for path in dict.fromkeys(fork.run for fork in plan.forks)}
+    if execution.kind == "in-process" and not dry_run:
+        _begin_with_hash_seed(next(iter(views.values())))
     out = out or _default_out(plan, plan_file)
     threads = max(view.environment["numerics"]["threads"] for view in views.values())
     with Executors(execution, out, threads) as executors:
@@ -98,6 +102,9 @@ def command(
         for view in views.values():
             check_run(view)
         study = Study(plan, [views[fork.run] for fork in plan.forks], out)
+        for fork in study.forks:
+            if execution.kind == "in-process" and fork.reached.way == "fork":
+                fork.refuse("fork", IN_THIS_PROCESS)
         _describe(study, execution, err=not dry_run)
         if dry_run:
             return
@@ -114,6 +121,15 @@ def command(
         paths = " ".join([*views, str(study.out)])
         click.echo(f"\nnext: memaudit report {paths} -o report.html")
     sys.exit({"complete": 0, "null failed": 1, "gate failed": 4}[estimate["verdict"]])
+
+
+def _begin_with_hash_seed(run: RunView) -> None:
+    """Begin this command anew with the recorded hash seed, if it has another: it is fixed when a process starts."""
+    name = "PYTHONHASHSEED"
+    recorded = run.environment["flags"][name]
+    if recorded not in (None, "random", os.environ.get(name)):
+        words = [sys.executable, "-m", "auditor.cli.main", *sys.argv[1:]]
+        os.execve(sys.executable, words, {**os.environ, name: recorded})  # noqa: S606 - this very command
 
 
 def _plan(

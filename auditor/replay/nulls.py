@@ -42,7 +42,7 @@ def load_null(reached: Reach, gate: Cell, verdict: dict[str, Any]) -> dict[str, 
     if verdict["verdict"] != "passed":
         return {"name": name, "verdict": "failed", "message": "what was loaded does not go on as the recording did"}
     message = (
-        f"{reached.anchor['path']}, loaded in a fresh process, goes on as the recording did: {verdict['steps']} steps "
+        f"{reached.anchor['path']}, loaded anew, goes on as the recording did: {verdict['steps']} steps "
         f"from {begin + 1} on are equal in every digest"
     )
     return {"name": name, "verdict": "passed", "message": message}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from auditor.artifact.resources import validator
-from tests.support.programs import memaudit, recorded
+from tests.support.programs import TRAIN, memaudit, recorded
 
 NOISY = """
 import torch
@@ -296,3 +296,22 @@ def test_a_name_that_nothing_measures_is_refused_before_any_arm_runs(
     assert f"did you mean {near}?" in answer.stderr
     arms = {json.loads(path.read_text())["arm"] for path in tmp_path.glob("study/cells/*/cell.json")}
     assert arms == {"gate", "carry"}
+
+
+def test_cells_in_the_commands_own_process_give_the_same_numbers(tmp_path: Path) -> None:
+    """A seeded recording has a hash seed, and the command begins anew with it."""
+    answer = memaudit(
+        "record", "--out", "run", "--seed", 4, "--", sys.executable, TRAIN, cwd=tmp_path, OMP_NUM_THREADS="1"
+    )
+    assert answer.returncode == 0, answer.stderr
+    rows, refused = [], []
+    for words in (("--in-process", "--out", "one"), ("--reach", "restore", "--out", "two")):
+        options = ("--at", 8, "--do", "optimizer=reset", "--horizon", 3, "--seeds", 3, "--trust-code", "--json")
+        answer = memaudit("replay", "run", *options, *words, cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+        estimate = json.loads(answer.stdout)
+        assert estimate["forks"][0]["reach"]["way"] == "restore"
+        rows.append(estimate["estimates"])
+        refused.append([each["reason"] for each in estimate["forks"][0]["reach"]["refused"]])
+    assert rows[0] == rows[1]
+    assert refused == [["the cells run in this process, one after the other"], []]

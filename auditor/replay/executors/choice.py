@@ -16,6 +16,9 @@ from auditor.replay.executors.trunk import TrunkExecutor, TrunkRefused
 from auditor.replay.fork import Fork
 from auditor.replay.plan import Execution
 
+IN_THIS_PROCESS = "the cells run in this process, one after the other"
+"""Why no live process is forked where cells are run for a debugger."""
+
 
 def fix_hash_seed(run: RunView) -> None:
     """Give the processes to come the recorded hash seed: it orders sets, and is fixed when a process starts."""
@@ -63,7 +66,7 @@ class Executors:
                 self._shared = self._make_shared()
             return self._shared
         if self._execution.kind == "in-process":
-            raise TrunkRefused("the cells run in this process, one after the other", str(fork.run.path))
+            raise TrunkRefused(IN_THIS_PROCESS, str(fork.run.path))
         if fork.number not in self._trunks:
             trunk = TrunkExecutor(
                 fork.launch,
