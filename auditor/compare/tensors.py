@@ -243,10 +243,11 @@ def _blocks(a: memoryview, b: memoryview, size: int) -> Iterator[tuple[int, Any,
 
 def _numbers(raw: Any, dtype: str) -> Any:
     """Return the elements of bytes of shape ``(elements, size)`` as float64 (complex128 for complex64)."""
-    if dtype == "bfloat16":
-        return (raw.reshape(-1).view("<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
-    found = raw.reshape(-1).view(np.dtype(dtype).newbyteorder("<"))
-    return found.astype(np.complex128 if dtype == "complex64" else np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype == "bfloat16":
+            return (raw.reshape(-1).view("<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
+        found = raw.reshape(-1).view(np.dtype(dtype).newbyteorder("<"))
+        return found.astype(np.complex128 if dtype == "complex64" else np.float64)
 
 
 def _distances(one: Any, two: Any, dtype: str) -> Any:

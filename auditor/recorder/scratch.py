@@ -28,6 +28,8 @@ LEVELS = 3
 """How many levels of directories are real ones, the working directory's own the first; below, directories are links."""
 ENTRIES = 2_000
 """How many entries a view has; a directory that has more than what is left of them is a link."""
+BESIDE = 20_000
+"""How many entries the directories that lead to the working directory may have: a link is made to each, once."""
 COPIED_BYTES = 256 * 2**20
 """How much is copied for each cell."""
 OLDER_FILE_BYTES = 2**20
@@ -189,8 +191,8 @@ def _ancestors(cwd: Path) -> Iterator[_Entry]:
         here, below = parent.relative_to("/"), cwd.relative_to(parent).parts[0]
         names = sorted(_names(parent))
         count += len(names)
-        if count > ENTRIES:
-            raise _refused(f"there are more than {ENTRIES} files beside the directories that lead here")
+        if count > BESIDE:
+            raise _refused(f"there are more than {BESIDE} files beside the directories that lead here")
         if parent != cwd.parent:
             names = [name for name in names if name != below]
             yield _Entry("directory", str(here / below))

@@ -71,14 +71,16 @@ class Recorded:
     switches: dict[str, Any]
 
     def cells(self, *do: str, at: int, horizon: int) -> list[Cell]:
+        """Return the control of the only unit, and the arms."""
         plan = from_options(str(self.path), [at], do, [horizon], 1)
         view = RunView.open(self.path)
-        return plan_cells(plan, view, reach(view, at, horizon))
+        cells = plan_cells(plan, plan.forks[0], view, reach(view, at, horizon, "restore"))
+        return [cells.carries[0], *(by_unit[0] for by_unit in cells.arms.values())]
 
     def rollouts(self, *do: str, at: int, horizon: int) -> list[Rollout]:
         """Run the control and each arm in this process, for one unit; the control comes first."""
         cells = self.cells(*do, at=at, horizon=horizon)
-        return [self._roll(cell, at) for cell in (cells[1], *cells[3:])]
+        return [self._roll(cell, at) for cell in cells]
 
     def _roll(self, cell: Cell, at: int) -> Rollout:
         store = CellStore(self.path.parent / "cells")

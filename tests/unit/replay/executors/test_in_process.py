@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ os.chdir("/")
 
 
 def state() -> dict[str, Any]:
+    gc.collect()  # what earlier tests left open
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state()[1].tobytes(),  # type: ignore[index,union-attr]
