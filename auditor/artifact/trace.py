@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,7 @@ class TraceWriter:
         self.path = path
         self.head = head
         self.lines = lines
+        self._turn = threading.Lock()
         # Unbuffered: one write call a line, no partial lines between events.
         self._file = cast(FileIO, path.open(mode, buffering=0))
         try:
@@ -65,12 +67,13 @@ class TraceWriter:
 
     def append(self, event: str, members: dict[str, Any]) -> None:
         """Write one event. ``members`` must be ready for canonical JSON and not hold seq, event or prev."""
-        line = canonical_bytes({**members, "event": event, "prev": self.head, "seq": self.lines}) + b"\n"
-        written = self._file.write(line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes of a trace line were written to {self.path}")
-        self.head = hashlib.sha256(line).hexdigest()
-        self.lines += 1
+        with self._turn:
+            line = canonical_bytes({**members, "event": event, "prev": self.head, "seq": self.lines}) + b"\n"
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes of a trace line were written to {self.path}")
+            self.head = hashlib.sha256(line).hexdigest()
+            self.lines += 1
 
     @property
     def number(self) -> int:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +53,8 @@ def _guarded(
         if self.is_quiet:
             return
         try:
-            method(self, *args, **kwargs)
+            with self._turn:
+                method(self, *args, **kwargs)
         except Exception as error:
             self.break_off(error)
         except BaseException:
@@ -72,6 +74,8 @@ class Recording(Session):
         super().__init__(settings)
         Recording.blocks += 1
         self._block = Recording.blocks
+        # Programs draw their batches in a thread of their own: it may end a pass while a step is counted and written.
+        self._turn = threading.RLock()
         self.broken = False
         self._closed = False
         self._process = os.getpid()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,32 @@ def test_a_trace_has_one_writer_and_a_killed_one_none(tmp_path: Path) -> None:
         process.wait()
         TraceWriter.reopen(path, GENESIS, 0).close()
         process.stdout.close()
+
+
+def test_lines_of_several_threads_make_one_chain(tmp_path: Path) -> None:
+    """A pass that ended in the thread that draws, while a step was written, broke the chain."""
+    path = tmp_path / "trace.jsonl"
+    begin = threading.Barrier(4)
+
+    def write(name: str) -> None:
+        begin.wait()
+        for number in range(300):
+            writer.append("step", {"of": name, "number": number, "filling": "x" * 500})
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with TraceWriter(path) as writer:
+            threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    head = GENESIS
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+        event = json.loads(line)
+        assert (event["seq"], event["prev"]) == (number, head)
+        head = hashlib.sha256(line).hexdigest()
+    assert (number, head) == (1199, writer.head)
