@@ -68,8 +68,7 @@ class Fork:
     @property
     def steps(self) -> int:
         """Steps that a cell takes from where it begins to its last horizon; of a forked one, those after the fork."""
-        shared = self.at - self.reached.begins if self.reached.way == "fork" else 0
-        return self.at + self.plan.last - self.reached.begins - shared
+        return self.at + self.plan.last - self.reached.begins - self.trunk_steps
 
     @property
     def trunk_steps(self) -> int:
@@ -216,16 +215,13 @@ class Fork:
         missed, reason = _not_applied(store, [self.cells.floor[unit] for unit in measured])
         if missed:
             return floor_null([], reason)
-        outcomes = [
-            CellOutcome(each.arm, each.unit, each.horizon, each.probe, each.values, each.predictions)
-            for each in self.outcomes(store, measured, [FLOOR])
-        ]
         rows: list[dict[str, Any]] = build_rows(
-            outcomes,
-            [Arm(FLOOR, applied=len(measured))],
+            self.outcomes(store, measured, [FLOOR]),
+            [Arm(FLOOR, applied=len(measured), fork=self.number)],
             control=CONTROL,
             outcomes=self.outcome_names(store),
             horizons=self.plan.horizons,
+            at={self.number: ""},
         )
         return floor_null(rows, "")
 
