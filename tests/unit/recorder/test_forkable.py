@@ -126,3 +126,12 @@ for _ in range(2):
 
 def test_the_threads_of_numpys_library_survive_a_fork_with_equal_bits() -> None:
     subprocess.run([sys.executable, "-c", BLAS], check=True, timeout=120)
+
+
+def test_all_of_this_holds_in_a_process_where_nothing_ran_before() -> None:
+    """In a worker that ran other tests, threads and children of theirs may stand against forking: there some skip."""
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", "not where_nothing_ran_before", __file__]
+    answer = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "passed" in answer.stdout
+    assert "skipped" not in answer.stdout, answer.stdout
