@@ -108,7 +108,11 @@ def _run(command: list[str], settings: dict[str, str]) -> int:
     from auditor.adapters.startup import environment_for
 
     program = shutil.which(command[0])
-    if program is None and command[0] in ("python", "python3"):
+    if command[0] in ("python", "python3") and (program is None or Path(program).parent != Path(sys.executable).parent):
+        # Another Python on the PATH (the system's, where no environment is active) has no recorder in it, and mostly
+        # no torch: the plain word means the one that memaudit is installed in. A path says which one is meant.
+        if program is not None:
+            click.echo(f"memaudit: {command[0]} is {sys.executable} here, where memaudit is installed", err=True)
         program = sys.executable
     if program is None:
         raise MemauditError(

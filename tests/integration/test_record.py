@@ -109,6 +109,21 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path: Path) -> None:
     assert "nothing was recorded" in answer.stderr
 
 
+def test_the_word_python_means_the_one_memaudit_is_installed_in(tmp_path: Path) -> None:
+    """CI had another Python first on its PATH, one without torch."""
+    other = tmp_path / "bin" / "python"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\nexit 9\n")
+    other.chmod(0o755)
+    path = f"{other.parent}{os.pathsep}{os.environ['PATH']}"
+    script = tmp_path / "which.py"
+    script.write_text("import sys; print(sys.executable)")
+    plain = memaudit("record", "--out", "run", "--", "python", script, cwd=tmp_path, PATH=path)
+    assert plain.stdout.strip() == sys.executable
+    assert f"memaudit: python is {sys.executable} here, where memaudit is installed" in plain.stderr
+    assert memaudit("record", "--out", "run", "--", other, script, cwd=tmp_path, PATH=path).returncode == 9
+
+
 def test_the_status_is_the_commands_own(tmp_path: Path) -> None:
     answer = memaudit("record", "--", sys.executable, "-c", "raise SystemExit(17)", cwd=tmp_path)
     assert answer.returncode == 17
