@@ -187,7 +187,7 @@ def alignment(
             product += float(np.dot(y - z, x))
             gap += float(np.dot(y - z, y - z))
             whole += float(np.dot(x, x))
-    cosine = product / math.sqrt(gap * whole) if gap > 0 and whole > 0 else math.nan
+    cosine = product / (math.sqrt(gap) * math.sqrt(whole)) if gap > 0 and whole > 0 else math.nan
     return cosine if math.isfinite(cosine) else None
 
 
@@ -281,4 +281,4 @@ def _element(tensor: StoredTensor, index: int, size: int) -> float:
 def _ratio(square: float, whole: float) -> float | None:
     if not (math.isfinite(square) and math.isfinite(whole)):
         return None
-    return math.sqrt(square / whole) if whole > 0 else None
+    return math.sqrt(square) / math.sqrt(whole) if whole > 0 else None

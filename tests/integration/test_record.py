@@ -183,7 +183,8 @@ def test_a_recorder_that_cannot_write_stops_loudly_and_never_the_training(tmp_pa
         "import shutil, pathlib\n"
         "def plant(step):\n"
         "    if step == 4:\n"
-        "        shutil.rmtree(pathlib.Path(OUT) / 'anchors')\n"
+        "        while (pathlib.Path(OUT) / 'anchors').exists():  # one may be being written\n"
+        "            shutil.rmtree(pathlib.Path(OUT) / 'anchors', ignore_errors=True)\n"
         "        (pathlib.Path(OUT) / 'anchors').write_text('no directory any more')\n"
     )
     script.write_text(planted.replace("OUT", "'run'") + script.read_text())
